@@ -1,0 +1,103 @@
+"""Schedules against their papers' formulas, written down a second time."""
+
+import math
+
+import pytest
+import torch
+
+from recbole_diffusion.diffusion import SCHEDULES, make_betas
+from recbole_diffusion.diffusion.schedule import MAX_BETA
+
+STEPS = [1, 2, 5, 40, 200, 1000, 2000]
+
+
+def abar(betas):
+    return torch.cumprod(1 - betas, 0)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_is_valid_at_every_length(name, steps):
+    betas = make_betas(name, steps)
+    assert betas.shape == (steps,)
+    assert betas.dtype == torch.float64
+    assert ((betas > 0) & (betas < 1)).all()
+    assert (abar(betas).diff() < 0).all()
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_linear(steps):
+    betas = make_betas("linear", steps, 1e-3, 0.5)
+    for i in range(steps):
+        expected = 1e-3 if steps == 1 else 1e-3 + (0.5 - 1e-3) * i / (steps - 1)
+        assert float(betas[i]) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_linear_var_has_the_variances_of_diffrec(steps):
+    s, low, high = 0.005, 0.005, 0.01
+    betas = make_betas("linear-var", steps, s * low, s * high)
+    t = torch.arange(1, steps + 1, dtype=torch.float64)
+    variance = s * (low + (t - 1) / max(steps - 1, 1) * (high - low))
+    torch.testing.assert_close(1 - abar(betas), variance, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_cosine_has_the_marginals_of_nichol_and_dhariwal(steps):
+    def f(t):
+        return math.cos((t / steps + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    result = abar(make_betas("cosine", steps))
+    clipped = [1 - f(t) / f(t - 1) > MAX_BETA for t in range(1, steps + 1)]
+    assert clipped.index(True) == steps - 1  # the very last step only
+    for t in range(1, steps):
+        assert float(result[t - 1]) == pytest.approx(f(t) / f(0), rel=1e-9)
+    assert float(make_betas("cosine", steps)[-1]) == MAX_BETA
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_binomial_erases_an_equal_share_each_step(steps):
+    result = abar(make_betas("binomial", steps))
+    t = torch.arange(1, steps + 1, dtype=torch.float64)
+    torch.testing.assert_close(result[:-1], (1 - t / steps)[:-1], rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_exp_is_the_vp_sde_at_its_grid_points(steps):
+    # abar(u) = exp(-integral of .1 + 9.9 u' over [0, u]), whatever the number of steps.
+    u = torch.arange(1, steps + 1, dtype=torch.float64) / steps
+    torch.testing.assert_close(abar(make_betas("exp", steps)), torch.exp(-0.1 * u - 9.9 * u**2 / 2), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_sqrt_has_the_marginals_of_diffusion_lm(steps):
+    u = torch.arange(1, steps, dtype=torch.float64) / steps
+    torch.testing.assert_close(abar(make_betas("sqrt", steps))[:-1], 1 - torch.sqrt(u + 1e-4), rtol=1e-9, atol=0)
+
+
+def test_first_beta_replaces_the_first_beta_only():
+    plain, fixed = make_betas("linear-var", 5, 0.01, 0.02), make_betas("linear-var", 5, 0.01, 0.02, first_beta=1e-5)
+    assert float(fixed[0]) == 1e-5
+    assert torch.equal(plain[1:], fixed[1:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("lnear", 5), ["lnear", "linear-var"]),
+        (("linear", 0), ["steps=0"]),
+        (("linear", 2.5), ["steps=2.5"]),
+        (("linear", 5, 0.0, 0.1), ["'linear'", "start=0.0", "(0, 1)"]),
+        (("linear", 5, 0.1, 1.0), ["'linear'", "end=1.0", "(0, 1)"]),
+        (("linear", 5, float("nan"), 0.1), ["start=nan"]),
+        (("linear-var", 5, 0.5, 0.1), ["'linear-var'", "start=0.5", "end=0.1"]),
+        (("linear-var", 5, 0.1, 0.1), ["'linear-var'", "start=0.1"]),
+        (("linear", 5, 0.1, 0.2, 1.5), ["'linear'", "beta_1=1.5", "(0, 1)"]),
+        (("cosine", 5, None, None, 0.0), ["'cosine'", "beta_1=0.0", "(0, 1)"]),
+    ],
+)
+def test_values_outside_their_range_are_named(arguments, named):
+    with pytest.raises(ValueError) as error:
+        make_betas(*arguments)
+    for part in named:
+        assert part in str(error.value)
