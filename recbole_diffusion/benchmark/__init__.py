@@ -1,0 +1,1 @@
+"""Runs as records: what a run was, what came of it, and tables made from that."""

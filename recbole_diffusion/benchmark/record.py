@@ -1,0 +1,175 @@
+"""The JSON record of a run: everything that is needed to run it again, and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from recbole_diffusion.checkpoint import settings_of
+from recbole_diffusion.config import protocol_overrides
+from recbole_diffusion.version import __version__
+
+# Settings that say where a run writes or what it prints, not what it computes.
+_BESIDE_THE_POINT = {
+    "checkpoint_dir", "data_path", "show_progress", "state", "log_wandb", "wandb_project", "worker", "gpu_id",
+    "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "strict_config", "verbose",
+}  # fmt: skip
+
+_LIBRARIES = ("recbole", "torch", "numpy", "pandas", "scipy")
+
+
+@dataclasses.dataclass
+class Run:
+    """A finished run, as the record needs it."""
+
+    config: Any
+    model: torch.nn.Module
+    parts: dict[str, Any]
+    curve: list[dict[str, Any]]
+    checkpoint: str
+    valid: dict[str, float]
+    test: dict[str, float]
+    test_eval_s: float
+    command: list[str]
+
+
+def make_record(run: Run) -> dict[str, Any]:
+    """The record of a run, as plain data.
+
+    Returns:
+        ``model, dataset, protocol, protocol_overrides, seed, settings, settings_hash`` (what was asked for), ``valid,
+        test`` (metrics under RecBole's names, of the epoch that validation chose), ``epochs, best_epoch, curve`` (mean
+        training loss per batch and validation score per epoch), ``epoch_s, eval_s`` (seconds; medians over epochs, and of the
+        test evaluation), ``parameters, peak_memory_mib`` (of the process), ``data`` (counts, fingerprint), ``command,
+        checkpoint, revision, dirty, versions, device, threads, finished`` (where it came from), and the model's own
+        ``diagnostics()`` if it has any.
+    """
+    config = run.config
+    scored = [entry for entry in run.curve if "valid_score" in entry]
+    best = max if config["valid_metric_bigger"] else min
+    revision, dirty = _git_state()
+    record = {
+        "model": config["model"],
+        "dataset": config["dataset"],
+        "protocol": config["protocol"] or "recbole-default",
+        "protocol_overrides": protocol_overrides(config),
+        "seed": config["seed"],
+        "settings_hash": settings_hash(config),
+        "settings": settings_of(config),
+        "valid": {name: float(value) for name, value in run.valid.items()},
+        "test": {name: float(value) for name, value in run.test.items()},
+        "epochs": len(run.curve),
+        # RecBole counts a tie as an improvement, so the last of equal epochs is the one that was kept.
+        "best_epoch": best(reversed(scored), key=lambda entry: entry["valid_score"])["epoch"] if scored else None,
+        "epoch_s": _median(entry["train_s"] for entry in run.curve),
+        "eval_s": {"valid": _median(entry["eval_s"] for entry in scored), "test": run.test_eval_s},
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "peak_memory_mib": _peak_memory_mib(config["device"]),
+        "data": _describe_data(run.parts),
+        "curve": run.curve,
+        "command": run.command,
+        "checkpoint": run.checkpoint,
+        "revision": revision,
+        "dirty": dirty,
+        "versions": {"recbole_diffusion": __version__, "python": platform.python_version()}
+        | {name: _version(name) for name in _LIBRARIES},
+        "device": torch.cuda.get_device_name() if config["device"].type == "cuda" else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    if hasattr(run.model, "diagnostics"):
+        record["diagnostics"] = run.model.diagnostics()
+    return record
+
+
+def write_record(record: dict[str, Any], file: Path) -> None:
+    """Writes a record whole or not at all."""
+    partial = file.with_name(file.name + f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+    os.replace(partial, file)
+
+
+def settings_hash(config: Any) -> str:
+    """Ten hexadecimal digits that name the settings of a run, whatever the machine and the folder."""
+    settings = {key: value for key, value in settings_of(config).items() if key not in _BESIDE_THE_POINT}
+    settings |= {"model": config["model"], "dataset": config["dataset"]}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+def result_table(record: dict[str, Any]) -> str:
+    """The validation and test metrics of a record as a small text table."""
+    width = max((len(name) for name in record["test"]), default=6)
+    lines = [f"{'metric':<{width}}  {'valid':>8}  {'test':>8}"]
+    lines += [
+        f"{name:<{width}}  {record['valid'].get(name, float('nan')):8.4f}  {value:8.4f}"
+        for name, value in record["test"].items()
+    ]
+    return "\n".join(lines)
+
+
+def _describe_data(parts: dict[str, Any]) -> dict[str, Any]:
+    """Counts of each part and a fingerprint of all (user, item) pairs in order, after RecBole's filtering and splitting."""
+    digest = hashlib.sha256()
+    counts: dict[str, Any] = {}
+    for name, part in parts.items():
+        pairs = np.stack([part.inter_feat[part.uid_field].numpy(), part.inter_feat[part.iid_field].numpy()])
+        digest.update(np.ascontiguousarray(pairs, dtype=np.int64).tobytes())
+        counts[name] = int(pairs.shape[1])
+    train = parts["train"]
+    return {
+        "users": int(train.user_num - 1),
+        "items": int(train.item_num - 1),
+        "rows": counts,
+        "fingerprint": digest.hexdigest()[:16],
+    }
+
+
+def _median(values: Any) -> float | None:
+    collected = sorted(values)
+    return float(np.median(collected)) if collected else None
+
+
+def _peak_memory_mib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource  # Windows has none
+    except ImportError:
+        return psutil.Process().memory_info().peak_wset / 2**20
+    # Linux counts kibibytes, macOS bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_state() -> tuple[str | None, bool | None]:
+    """Revision of the source tree that this code runs from, and whether it has changes; None for an installed package."""
+
+    def git(*arguments: str) -> str:
+        folder = Path(__file__).resolve().parent
+        return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout
+
+    try:
+        if not git("ls-files", "--", __file__).strip():
+            return None, None
+        return git("rev-parse", "HEAD").strip(), bool(git("status", "--porcelain").strip())
+    except (OSError, subprocess.CalledProcessError):
+        return None, None

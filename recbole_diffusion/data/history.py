@@ -1,0 +1,81 @@
+"""The interaction matrix as sparse rows on the model's device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import nn
+
+
+class InteractionRows(nn.Module):
+    """Rows of the user-item matrix in CSR form, built once; column ``j`` is item ``j + 1`` (RecBole's item 0 is padding).
+
+    Args:
+        matrix: ``[n_users, n_items]`` without the padding column.
+
+    The buffers follow the module's device and are not saved: they are data, not a model.
+    """
+
+    crow: torch.Tensor
+    col: torch.Tensor
+    val: torch.Tensor
+
+    def __init__(self, matrix: scipy.sparse.csr_matrix) -> None:
+        super().__init__()
+        self.n_items = matrix.shape[1]
+        self.register_buffer("crow", torch.as_tensor(matrix.indptr, dtype=torch.long), persistent=False)
+        self.register_buffer("col", torch.as_tensor(matrix.indices, dtype=torch.long), persistent=False)
+        self.register_buffer("val", torch.as_tensor(matrix.data, dtype=torch.float32), persistent=False)
+
+    @classmethod
+    def from_dataset(cls, dataset: Any, time_weights: tuple[float, float] | None = None) -> InteractionRows:
+        """Reads a RecBole training part.
+
+        Args:
+            dataset: RecBole ``Dataset`` of the training interactions.
+            time_weights: T-DiffRec's ``(w_min, w_max)``: a user's items are weighted evenly from the first to the last in
+                time order (section 3.4 of the DiffRec paper); None weights every item 1.
+
+        Raises:
+            ValueError: time weights without a time field.
+        """
+        users = dataset.inter_feat[dataset.uid_field].numpy()
+        items = dataset.inter_feat[dataset.iid_field].numpy() - 1
+        weights = np.ones(len(users), dtype=np.float32)
+        if time_weights is not None:
+            if dataset.time_field not in dataset.inter_feat:
+                raise ValueError(f"time-aware = True: the data set has no time field {dataset.time_field!r}")
+            order = np.lexsort((np.arange(len(users)), dataset.inter_feat[dataset.time_field].numpy(), users))
+            users, items = users[order], items[order]
+            weights = _linear_by_rank(users, *time_weights)
+        # A repeated interaction keeps its last weight: CSR conversion would add them up.
+        _, last = np.unique((users * dataset.item_num + items)[::-1], return_index=True)
+        keep = len(users) - 1 - last
+        shape = (dataset.user_num, dataset.item_num - 1)
+        return cls(scipy.sparse.csr_matrix((weights[keep], (users[keep], items[keep])), shape=shape))
+
+    def sparse(self, users: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rows of ``users`` ``[B]`` as CSR parts ``(crow [B+1], col [nnz], val [nnz])``."""
+        start, length = self.crow[users], self.crow[users + 1] - self.crow[users]
+        crow = torch.cat([length.new_zeros(1), length.cumsum(0)])
+        row = torch.repeat_interleave(length)
+        position = torch.arange(len(row), device=row.device) - crow[row] + start[row]
+        return crow, self.col[position], self.val[position]
+
+    def dense(self, users: torch.Tensor) -> torch.Tensor:
+        """Rows of ``users`` ``[B]`` as a dense matrix ``[B, n_items]``."""
+        crow, col, val = self.sparse(users)
+        row = torch.repeat_interleave(crow.diff())
+        rows = val.new_zeros(len(users), self.n_items)
+        rows[row, col] = val
+        return rows
+
+
+def _linear_by_rank(users: np.ndarray, low: float, high: float) -> np.ndarray:
+    """``linspace(low, high, n)`` within each run of equal users; a single item gets ``low``, as numpy's linspace does."""
+    _, start, count = np.unique(users, return_index=True, return_counts=True)
+    rank = np.arange(len(users)) - np.repeat(start, count)
+    return (low + (high - low) * rank / np.repeat(np.maximum(count - 1, 1), count)).astype(np.float32)

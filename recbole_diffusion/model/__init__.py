@@ -1,0 +1,1 @@
+"""The models: RecBole's contract on one side, the diffusion library on the other."""

@@ -1,0 +1,1 @@
+"""General recommenders: a user is a row of the interaction matrix."""

@@ -1,0 +1,1 @@
+"""Sequential recommenders: a user is a history of items in time order."""

@@ -1,0 +1,176 @@
+"""DreamRec: Yang et al., "Generate What You Prefer: Reshaping Sequential Recommendation via Guided Diffusion", NeurIPS 23."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+from torch import nn
+
+from recbole_diffusion.diffusion.denoisers import ACTIVATIONS, ConditionedDenoiser
+from recbole_diffusion.diffusion.exact import AffineChain, affine_chain
+from recbole_diffusion.diffusion.guidance import classifier_free
+from recbole_diffusion.diffusion.noise import Noise, keyed_noise
+from recbole_diffusion.diffusion.objective import training_loss
+from recbole_diffusion.diffusion.process import GaussianDiffusion
+from recbole_diffusion.diffusion.samplers import SPACINGS, ancestral, ddim, dpmpp_2m, time_grid
+from recbole_diffusion.diffusion.schedule import SCHEDULES, make_betas
+from recbole_diffusion.diffusion.timesteps import UniformTimesteps
+from recbole_diffusion.model.sequential_recommender.encoder import HistoryEncoder
+from recbole_diffusion.settings import Settings, SettingsError, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class DreamRecSettings(Settings):
+    """Types and ranges; meanings and defaults are in ``properties/model/DreamRec.yaml``."""
+
+    steps: int = setting(ge=1)
+    noise_schedule: str = setting(choices=tuple(SCHEDULES))
+    beta_start: float = setting(gt=0, lt=1)
+    beta_end: float = setting(gt=0, lt=1)
+    mean_type: str = setting(choices=("x0", "eps"))
+    uncond_prob: float = setting(ge=0, le=1)
+    target_gradient: bool = setting()
+    guidance_scale: float = setting(ge=0)
+    sampler: str = setting(choices=("exact", "mean", "ancestral", "ddim", "dpmpp_2m"))
+    sampler_steps: int = setting(ge=1)
+    sampler_spacing: str = setting(choices=SPACINGS)
+    n_samples: int = setting(ge=1)
+    denoiser: str = setting(choices=("mlp1", "mlp2"))
+    hidden_size: int = setting(ge=1)
+    n_layers: int = setting(ge=1)
+    n_heads: int = setting(ge=1)
+    inner_size: int = setting(ge=1)
+    hidden_dropout_prob: float = setting(ge=0, lt=1)
+    attn_dropout_prob: float = setting(ge=0, lt=1)
+    hidden_act: str = setting(choices=tuple(ACTIVATIONS))
+
+    def __post_init__(self) -> None:
+        if self.beta_start > self.beta_end:
+            raise SettingsError(f"beta_start = {self.beta_start!r}: must be <= beta_end = {self.beta_end!r}")
+        if self.sampler in ("ddim", "dpmpp_2m") and self.sampler_steps > self.steps:
+            raise SettingsError(f"sampler_steps = {self.sampler_steps!r}: must be <= steps = {self.steps!r}")
+        if self.hidden_size % self.n_heads:
+            raise SettingsError(f"hidden_size = {self.hidden_size!r}: must be a multiple of n_heads = {self.n_heads!r}")
+        if self.sampler == "mean" and self.denoiser != "mlp1":
+            raise SettingsError("sampler = 'mean': only the linear denoiser mlp1 has a mean in closed form")
+
+
+class DreamRec(SequentialRecommender):
+    """DreamRec (NeurIPS 2023): generates the embedding of the ideal next item, guided by the history.
+
+    Training is Algorithm 1, generation Algorithm 2 of the paper; an item's score is its inner product with the generated
+    embedding.
+
+    By default the loss moves the network and the encoder, through which item embeddings are learnt too, but not the target
+    e_0: Algorithm 1 takes the gradient of the network's parameters. The official code lets it move e_0 as well
+    (``target_gradient = True``), and then shrinking all embeddings to a point is the easiest way to a small loss.
+
+    Departures from the official code: that default; evaluation without dropout and over every row; the padding item is not ranked;
+    any width and batch size; the encoder is a standard pre-norm Transformer layer, which normalises keys and values too,
+    with a feed-forward layer of ``inner_size``. With the linear denoiser ``mlp1``, generation is drawn in one shot from
+    the distribution that the steps of Algorithm 2 have (``sampler = exact``). The noise is a function of seed and history,
+    so a score does not depend on the batch it is computed in.
+    """
+
+    input_type = InputType.POINTWISE
+    settings_class = DreamRecSettings
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        s = self.settings = DreamRecSettings.read(config)
+        self.noise_seed = config["seed"]
+        self.item_embedding = nn.Embedding(self.n_items, s.hidden_size, padding_idx=0)
+        self.no_history = nn.Parameter(torch.randn(s.hidden_size))  # Phi
+        self.encoder = HistoryEncoder(
+            s.hidden_size, self.max_seq_length, s.n_layers, s.n_heads, s.inner_size,
+            s.hidden_dropout_prob, s.attn_dropout_prob, s.hidden_act,
+        )  # fmt: skip
+        self.network = ConditionedDenoiser(s.hidden_size, s.denoiser)
+        self.timesteps = UniformTimesteps(s.steps)
+        self.process = GaussianDiffusion(make_betas(s.noise_schedule, s.steps, s.beta_start, s.beta_end))
+        self._composed: tuple[Any, AffineChain] | None = None
+        if s.sampler == "exact" and not self.network.is_affine:
+            self.logger.info(
+                f"DreamRec: sampler 'exact' needs the linear denoiser mlp1; {s.denoiser} is sampled step by step"
+            )
+        # Odd multipliers of a linear hash, which tells histories apart for their noise.
+        powers = torch.randint(2**62, (self.max_seq_length,), generator=torch.Generator().manual_seed(0))
+        self.register_buffer("hash_multipliers", 2 * powers + 1, persistent=False)
+
+    def condition(self, interaction: Any) -> torch.Tensor:
+        """Encoded histories ``[B, d]``."""
+        history = interaction[self.ITEM_SEQ]
+        return self.encoder(self.item_embedding(history), interaction[self.ITEM_SEQ_LEN])
+
+    def calculate_loss(self, interaction: Any) -> torch.Tensor:
+        """Algorithm 1: without the history with probability p_u; squared error of the predicted target embedding."""
+        x_0 = self.item_embedding(interaction[self.POS_ITEM_ID])
+        if not self.settings.target_gradient:
+            x_0 = x_0.detach()
+        cond = self.condition(interaction)
+        drop = torch.rand(len(x_0), 1, device=x_0.device) < self.settings.uncond_prob
+        cond = torch.where(drop, self.no_history, cond)
+        t, weight = self.timesteps.sample(len(x_0))
+        eps = torch.randn_like(x_0)
+        x_t = self.process.q_sample(x_0, t, eps)
+        output = self.network(x_t, cond, t)
+        losses = training_loss(self.process, self.settings.mean_type, output, x_0, eps, x_t, t, reweight=False)
+        return (losses / weight).mean()
+
+    def full_sort_predict(self, interaction: Any) -> torch.Tensor:
+        """Scores ``[B, n_items]``; the padding item's is -inf."""
+        scores = self.generate(interaction) @ self.item_embedding.weight.T
+        scores[:, 0] = -torch.inf
+        return scores
+
+    def predict(self, interaction: Any) -> torch.Tensor:
+        """Scores of history-item pairs ``[B]``."""
+        return (self.generate(interaction) * self.item_embedding(interaction[self.ITEM_ID])).sum(1)
+
+    @torch.no_grad()
+    def generate(self, interaction: Any) -> torch.Tensor:
+        """Oracle items ``[B, d]`` (Algorithm 2), the mean of ``n_samples`` draws each."""
+        cond = self.condition(interaction)
+        noise = keyed_noise((interaction[self.ITEM_SEQ] * self.hash_multipliers).sum(1), self.noise_seed)
+        sampler = self._closed_form if self._has_closed_form() else self._step_by_step
+        draws_of_one = self.settings.steps + 1
+        samples = [
+            sampler(cond, lambda x, draw, first=sample * draws_of_one: noise(x, first + draw))
+            for sample in range(1 if self.settings.sampler == "mean" else self.settings.n_samples)
+        ]
+        return torch.stack(samples).mean(0) if len(samples) > 1 else samples[0]
+
+    def _has_closed_form(self) -> bool:
+        return self.settings.sampler in ("exact", "mean") and self.network.is_affine
+
+    def _closed_form(self, cond: torch.Tensor, noise: Noise) -> torch.Tensor:
+        """One draw of what all steps of Algorithm 2 draw, or its mean; guidance cancels in x."""
+        w = self.settings.guidance_scale
+        u = ((1 + w) * cond - w * self.no_history) @ self.network.affine_parts().B.T
+        chain = self._chain()
+        return chain.mean(u) if self.settings.sampler == "mean" else chain.sample(u, noise(u, 0))
+
+    def _chain(self) -> AffineChain:
+        """The composed chain, made anew only when the weights have changed."""
+        state = tuple((p.data_ptr(), p._version) for p in self.network.parameters())
+        if self._composed is None or self._composed[0] != state:
+            shift = self.network.time_shift(torch.arange(self.process.n_steps, device=self.no_history.device))
+            A = self.network.affine_parts().A
+            self._composed = state, affine_chain(A, shift, self.process, self.settings.mean_type)
+        return self._composed[1]
+
+    def _step_by_step(self, cond: torch.Tensor, noise: Noise) -> torch.Tensor:
+        """Algorithm 2 as it is written, or a faster sampler on fewer steps."""
+        s = self.settings
+        guided = classifier_free(self.network, cond, self.no_history, s.guidance_scale)
+        denoise = self.process.denoiser(guided, s.mean_type)
+        x_T = noise(cond, 0)
+        if s.sampler == "ddim":
+            return ddim(denoise, x_T, self.process, time_grid(self.process, s.sampler_steps, s.sampler_spacing))
+        if s.sampler == "dpmpp_2m":
+            return dpmpp_2m(denoise, x_T, self.process, time_grid(self.process, s.sampler_steps, s.sampler_spacing))
+        return ancestral(denoise, x_T, self.process, time_grid(self.process), noise=noise)

@@ -1,0 +1,87 @@
+import pytest
+import torch
+from contract import ModelContract, Prepared
+
+from recbole_diffusion.model.sequential_recommender.encoder import Attention, HistoryEncoder
+
+FAST = {
+    "hidden_size": 32,
+    "inner_size": 32,
+    "guidance_scale": 0.5,
+    "steps": 20,
+    "beta_end": 0.3,
+    "train_batch_size": 64,
+    "epochs": 30,
+    "learning_rate": 0.01,
+    "eval_step": 5,
+    "stopping_step": 20,
+    "hidden_dropout_prob": 0.0,
+    "attn_dropout_prob": 0.0,
+}
+
+
+class TestDreamRec(ModelContract):
+    name = "DreamRec"
+    settings = FAST
+    variants = [{}, {"sampler": "mean"}, {"sampler": "ancestral"}, {"sampler": "ddim", "sampler_steps": 7},
+                {"sampler": "dpmpp_2m", "sampler_steps": 7}, {"n_samples": 3}, {"guidance_scale": 0.0}]  # fmt: skip
+    hit = 0.9
+
+
+class TestDreamRecTwoLayers(ModelContract):
+    name = "DreamRec"
+    settings = FAST | {"denoiser": "mlp2", "sampler_steps": 10, "n_layers": 2, "n_heads": 2}
+    hit = 0.9
+
+
+class TestDreamRecEps(ModelContract):
+    name = "DreamRec"
+    settings = FAST | {"mean_type": "eps", "guidance_scale": 1.0}
+    hit = 0.5
+
+
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_padding_does_not_reach_the_condition(n_layers):
+    torch.manual_seed(0)
+    encoder = HistoryEncoder(8, 6, n_layers=n_layers, n_heads=2).eval()
+    embedded, length = torch.randn(3, 6, 8), torch.tensor([2, 6, 1])
+    expected = encoder(embedded, length)
+    embedded[0, 2:] = 99.0
+    embedded[2, 1:] = -99.0
+    torch.testing.assert_close(encoder(embedded, length), expected)
+    torch.testing.assert_close(encoder(embedded[:1, :2], length[:1]), expected[:1])
+
+
+def test_an_empty_history_has_scores(tmp_path):
+    run = Prepared("DreamRec", FAST, tmp_path)
+    batch = run.batch()
+    batch["item_id_list"][0] = 0
+    batch["item_length"][0] = 0
+    scores = run.model.eval().full_sort_predict(batch)
+    assert scores[:, 1:].isfinite().all()
+
+
+@pytest.mark.parametrize("sampler", ["exact", "ancestral"])
+def test_one_dimension_and_one_history(tmp_path, sampler):
+    run = Prepared(
+        "DreamRec", FAST | {"hidden_size": 1, "train_batch_size": 1, "epochs": 1, "sampler": sampler}, tmp_path
+    )
+    run.train._dataset.inter_feat = run.train._dataset.inter_feat[:3]
+    assert run.model.eval().full_sort_predict(run.batch()[[0]])[:, 1:].isfinite().all()
+    run.model.train().calculate_loss(run.train._dataset.inter_feat[[0]]).backward()
+
+
+@pytest.mark.parametrize("n_heads", [1, 2, 4])
+def test_attention_is_torch_s(n_heads):
+    """The same weights in torch's own multi-head attention give the same output."""
+    torch.manual_seed(0)
+    ours = Attention(8, n_heads, 0.0)
+    peer = torch.nn.MultiheadAttention(8, n_heads, batch_first=True)
+    with torch.no_grad():
+        peer.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key.weight, ours.value.weight]))
+        peer.in_proj_bias[:8].copy_(ours.query.bias)
+        peer.out_proj.load_state_dict(ours.output.state_dict())
+    query, sequence = torch.randn(3, 2, 8), torch.randn(3, 5, 8)
+    padding = torch.arange(5) >= torch.tensor([5, 2, 1])[:, None]
+    expected, _ = peer(query, sequence, sequence, key_padding_mask=padding)
+    torch.testing.assert_close(ours(query, sequence, padding), expected)

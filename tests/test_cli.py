@@ -1,0 +1,108 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recbole_diffusion.cli import main, parse_settings
+from recbole_diffusion.settings import SettingsError
+from toy import checkerboard, two_circles
+
+SHIM = Path(__file__).parent.parent / "run_recbole_diffusion.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model=DreamRec", "--learing_rate=0.1"], "'learing_rate' .*'learning_rate'"),
+        (["--model=DreamRec", "--steps=0"], "steps = 0: must be an integer >= 1"),
+        (["--model=DreamRek"], "unknown model 'DreamRek': did you mean 'DreamRec'"),
+        (["--dataset=nosuch"], "unknown dataset 'nosuch'"),
+        (["--model=DiffRec", "--noise_min=0.5", "--noise_max=0.1"], "noise_min = 0.5: must be <= noise_max = 0.1"),
+        (["--protocol=leave-one-outt"], "unknown protocol 'leave-one-outt': did you mean 'leave-one-out'"),
+        (["--epochs"], "--epochs has no value"),
+        (["stray"], "unexpected argument 'stray'"),
+        (["--seed=1", "--seed=2"], "--seed is given twice, as 1 and as 2"),
+        (["--config_files", "nosuch.yaml"], "settings file nosuch.yaml: No such file"),
+        (["--topk=0"], "topk"),
+        (["--metrics=['Recal']"], "Recal"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments, message, capsys, tmp_path):
+    assert main(["run", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ") and err.count("\n") == 1 and out == ""
+    import re
+
+    assert re.search(message, err)
+    assert not list(tmp_path.iterdir()), "something was written"
+
+
+def test_bad_input_from_the_shell_has_no_traceback(tmp_path):
+    done = subprocess.run([sys.executable, str(SHIM), "--model=DreamRek"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr == "error: " + done.stderr.removeprefix("error: ")
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_settings_in_both_spellings():
+    assert parse_settings(["--a=1", "--b", "x", "--c", "-2.5", "--d=[1,2]"]) == {
+        "a": 1,
+        "b": "x",
+        "c": -2.5,
+        "d": [1, 2],
+    }
+    with pytest.raises(SettingsError, match="--a has no value"):
+        parse_settings(["--a", "--b=1"])
+
+
+def test_help_shows_examples(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["run", "--help"])
+    out = capsys.readouterr().out
+    assert stop.value.code == 0 and "recbole-diffusion run --model=DreamRec" in out and "leave-one-out" in out
+
+
+def test_models_lists_ours_and_recbole_s(capsys):
+    assert main(["models"]) == 0
+    out = capsys.readouterr().out
+    for name in ("DiffRec", "DreamRec", "StockDiffRec", "BPR", "SASRec"):
+        assert f"  {name} " in out
+    assert "denoises a user's row" in out
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "extra"),
+    [
+        ("DreamRec", "circles", ["--hidden_size=8", "--steps=5"]),
+        ("DiffRec", "checkerboard", ["--dims_dnn", "[8]", "--eval_step", "1"]),
+        ("Pop", "checkerboard", []),
+        ("EASE", "checkerboard", []),
+        ("SASRec", "circles", ["--protocol=leave-one-out"]),
+    ],
+)
+def test_a_run_prints_the_table_and_writes_the_record(model, dataset, extra, tmp_path, capsys):
+    data = two_circles(tmp_path / "data") if dataset == "circles" else checkerboard(tmp_path / "data")
+    settings = [f"--{key}={value}" for key, value in data.items()]
+    arguments = [
+        "run",
+        f"--model={model}",
+        f"--dataset={dataset}",
+        "--epochs=2",
+        "--show_progress=False",
+        *settings,
+        *extra,
+    ]
+    assert main([*arguments, "--record=out/run.json"]) == 0
+    table = capsys.readouterr().out
+    record = json.loads(Path("out/run.json").read_text())
+    assert record["model"] == model and record["dataset"] == dataset and record["seed"] == 2020
+    for part in ("valid", "test"):
+        assert set(record[part]) >= {"recall@10", "ndcg@10"}
+    for name, value in record["test"].items():
+        assert any(
+            line.split() == [name, f"{record['valid'][name]:.4f}", f"{value:.4f}"] for line in table.splitlines()
+        )
+    assert record["data"]["rows"]["test"] > 0 and len(record["data"]["fingerprint"]) == 16
+    assert record["settings"]["epochs"] == 2 and record["command"][:2] == ["recbole-diffusion", "run"]
+    assert record["epochs"] == len(record["curve"]) and record["parameters"] >= 0
