@@ -283,8 +283,9 @@ def patch_trainer() -> None:
     replace(trainers.Trainer, "_save_checkpoint", lambda original: _save)
     replace(trainers.Trainer, "resume_checkpoint", lambda original: _resume)
     replace(trainers.Trainer, "evaluate", _evaluate)
-    replace(trainers.Trainer, "_valid_epoch", _valid_epoch)
     replace(trainers.PretrainTrainer, "save_pretrained_model", lambda original: _save_pretrained)
+    for owner in (trainers.Trainer, trainers.DecisionTreeTrainer):
+        replace(owner, "_valid_epoch", _valid_epoch)
     replace(
         trainers.DecisionTreeTrainer, "_save_checkpoint", lambda original: lambda self, epoch: _save(self, epoch, False)
     )
@@ -341,9 +342,9 @@ def _evaluate(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _valid_epoch(original: Callable[..., Any]) -> Callable[..., Any]:
-    def valid_epoch(self: Any, valid_data: Any, show_progress: bool = False) -> tuple[float, dict[str, float]]:
+    def valid_epoch(self: Any, *args: Any, **kwargs: Any) -> Any:
         # RecBole saves a new best model before it notes its result in best_valid_result.
-        self._last_valid = original(self, valid_data, show_progress=show_progress)
+        self._last_valid = original(self, *args, **kwargs)
         return self._last_valid
 
     return valid_epoch

@@ -1,4 +1,4 @@
-"""The ``recbole-diffusion`` command: ``run``, ``models``."""
+"""The ``recbole-diffusion`` command: ``run``, ``models``, ``convert``, ..."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from recbole_diffusion import registry
+from recbole_diffusion.benchmark.elbo import add_elbo
 from recbole_diffusion.benchmark.record import result_table
 from recbole_diffusion.compat import parse_setting
 from recbole_diffusion.config import protocols
+from recbole_diffusion.data.convert import KINDS, convert
 from recbole_diffusion.quick_start import run_recbole_diffusion
 from recbole_diffusion.settings import SettingsError
 from recbole_diffusion.version import __version__
@@ -60,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands)
     _add_models(commands)
+    _add_convert(commands)
+    add_elbo(commands)
     return parser
 
 
@@ -156,3 +160,38 @@ def _models(options: argparse.Namespace, rest: list[str], arguments: list[str]) 
         print(f"{group}")
         for name, line in models:
             print(f"  {name:<14} {line}"[:120])
+
+
+# --------------------------------------------------------------------------------------------------------- convert
+
+_CONVERT_EXAMPLES = """\
+examples:
+  recbole-diffusion convert --from diffrec DiffRec/datasets/ml-1m_clean dataset
+  recbole-diffusion convert --from dreamrec DreamRec/data/zhihu dataset --name zhihu
+  recbole-diffusion run --model=DiffRec --dataset=ml-1m_clean --data_path=dataset
+"""
+
+
+def _add_convert(commands: Any) -> None:
+    parser = commands.add_parser(
+        "convert",
+        help="turn the papers' own data files into a RecBole data set",
+        description="Writes RecBole's atomic files and the YAML that reads them to DST/NAME; refuses malformed files.",
+        epilog=_CONVERT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--from", dest="kind", required=True, choices=sorted(KINDS), help="whose format the source has")
+    parser.add_argument("src", metavar="SRC", help="folder with the source's files (s3rec: the file)")
+    parser.add_argument("dst", metavar="DST", help="folder of data sets, RecBole's data_path")
+    parser.add_argument("--name", help="name of the data set (default: that of SRC)")
+    parser.add_argument("--force", action="store_true", help="replace what an earlier conversion wrote")
+    parser.set_defaults(run=_convert)
+
+
+def _convert(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> None:
+    try:
+        report = convert(options.kind, options.src, options.dst, options.name, options.force)
+    except (ValueError, OSError) as error:
+        raise SettingsError(str(error)) from error
+    print(report.table())

@@ -28,24 +28,13 @@ import numpy as np
 
 _MARK = "__recbole_diffusion__"
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
-_OLD_NUMPY_NAMES = {
-    "bool": np.bool_,
-    "bool8": np.bool_,
-    "complex": np.complex128,
-    "complex_": np.complex128,
-    "float": np.float64,
-    "float_": np.float64,
-    "int": np.int_,
-    "long": np.int_,
-    "object": np.object_,
-    "str": np.str_,
-    "unicode": np.str_,
-    "unicode_": np.str_,
-}
+_OLD_NUMPY_NAMES = {"bool": np.bool_, "bool8": np.bool_, "object": np.object_, "str": np.str_, "unicode": np.str_}
+_OLD_NUMPY_NAMES |= {"complex": np.complex128, "complex_": np.complex128, "float": np.float64, "float_": np.float64}
+_OLD_NUMPY_NAMES |= {"int": np.int_, "long": np.int_, "unicode_": np.str_}
 
 
 def apply() -> None:
-    """Imports RecBole and repairs it. Calling it again changes nothing.
+    """Imports RecBole and repairs it; a second call changes nothing.
 
     Raises:
         ImportError: RecBole is not installed; the message is the command that installs it.
@@ -59,20 +48,14 @@ def apply() -> None:
     fill_missing_values()
     read_empty_sequences()
     measure_lists()
-    convert_frames_quietly()
+    silence_needless_warnings()
     parse_settings_safely()
     name_kd_teacher_safely()
     use_current_grad_scaler()
 
 
 def replace(owner: Any, name: str, make: Callable[[Any], Callable[..., Any]]) -> None:
-    """Replaces ``owner.name`` by ``make(original)``, once.
-
-    Args:
-        owner: A class or module.
-        name: The attribute to replace.
-        make: Takes the original and returns the replacement, which gets the original as its ``__wrapped__``.
-    """
+    """Replaces ``owner.name`` by ``make(original)``, once; the original stays as its ``__wrapped__``."""
     original = getattr(owner, name)
     if not hasattr(original, _MARK):
         function = make(original)
@@ -179,9 +162,9 @@ def import_quick_start() -> None:
 def leave_anomaly_detection_off() -> None:
     """Imports RecBole's sequential models without the debugging mode that one of them switches on.
 
-    Symptom: none but the time: model/sequential_recommender/sine.py:25 calls ``torch.autograd.set_detect_anomaly(True)`` when
-    it is imported, and importing any sequential model imports it. From then on every backward pass of the process looks
-    for NaN in every gradient and keeps a traceback of every operation, which takes two thirds of a training step.
+    Symptom: none but the time: model/sequential_recommender/sine.py:25, which importing any sequential model imports,
+    calls ``torch.autograd.set_detect_anomaly(True)``. From then on every backward pass of the process looks for NaN in
+    every gradient and keeps a traceback of every operation, which takes two thirds of a training step.
     """
     import torch
 
@@ -253,17 +236,8 @@ def read_empty_sequences() -> None:
                 frame[column] = frame[column].fillna("")
         return frame
 
-    def make(original: Callable[..., Any]) -> Callable[..., Any]:
-        def _load_feat(self: Any, filepath: str, source: Any) -> Any:
-            with warnings.catch_warnings():  # line 501 warns once per column of what it no longer needs to do
-                warnings.filterwarnings("ignore", message="A value is (being|trying to be) set on a copy")
-                return original(self, filepath, source)
-
-        return _load_feat
-
     if module.pd is pd:
         module.pd = types.SimpleNamespace(**{**vars(pd), "read_csv": read_csv})
-    replace(module.Dataset, "_load_feat", make)
 
 
 def measure_lists() -> None:
@@ -271,8 +245,8 @@ def measure_lists() -> None:
 
     Symptoms: ``Length of values (1) does not match length of index`` from data/dataset/dataset.py:1218; none at all
     from sequential_dataset.py:163, where each history of a ``benchmark_filename`` gets the number of rows as its
-    length. Both call ``series.agg(len)``: since pandas 3 that is ``len(series)``. A module global takes the place of
-    the builtin there.
+    length. Both call ``series.agg(len)``, since pandas 3 ``len(series)``. A module global takes the place of the
+    builtin there.
     """
     import pandas as pd
     from recbole.data.dataset import dataset, kg_dataset, sequential_dataset
@@ -284,25 +258,17 @@ def measure_lists() -> None:
         vars(module).setdefault("len", length)
 
 
-def convert_frames_quietly() -> None:
-    """Turns data frames into tensors without a warning that asks for nothing.
+def silence_needless_warnings() -> None:
+    """Silences warnings, shown by default, of things in RecBole's data sets that are repaired here or do no harm.
 
-    Symptom: ``UserWarning: The given NumPy array is not writable`` from data/dataset/dataset.py:2202, as with pandas 3
-    a column's values are read-only. RecBole drops the frame at once, so the shared memory has one owner left.
+    Symptoms: ``ChainedAssignmentError`` from data/dataset/dataset.py:501, which :func:`read_empty_sequences` has made
+    unnecessary; ``FutureWarning`` from :1217 (pandas 2.1 to 2.3), which :func:`measure_lists` has prepared for; ``The
+    given NumPy array is not writable`` from :2202, since with pandas 3 the values of a column are read-only: RecBole
+    drops the frame at once, so the memory that the tensor shares with it has one owner left.
     """
-    import pandas as pd
-    from recbole.data.dataset.dataset import Dataset
-
-    def make(original: Callable[..., Any]) -> Callable[..., Any]:
-        def _dataframe_to_interaction(self: Any, data: Any) -> Any:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-                return original(self, data)
-
-        return _dataframe_to_interaction
-
-    if not pd.DataFrame({"x": [0.0]})["x"].to_numpy().flags.writeable:
-        replace(Dataset, "_dataframe_to_interaction", make)
+    shared, copied = "The given NumPy array is not writable", "A value is (being|trying to be) set on a copy"
+    for message in (copied, "using .*len.* in Series.agg cannot aggregate", shared):
+        warnings.filterwarnings("ignore", message, module=r"recbole\.data\.dataset")
 
 
 def parse_setting(text: str) -> Any:

@@ -27,8 +27,9 @@ from recbole_diffusion.settings import Settings, SettingsError, setting
 
 RECBOLE_DIR = Path(recbole.__file__).resolve().parent
 
-# Keys of the plugin's own, with their defaults: strict_config refuses unknown keys, protocol names the evaluation.
-PLUGIN_KEYS: dict[str, Any] = {"strict_config": True, "protocol": None}
+# Keys of the plugin's own, with their defaults: strict_config refuses unknown keys, protocol names the evaluation,
+# empty_histories says what becomes of rows without a history in given parts (pad or drop; data/item_lists.py).
+PLUGIN_KEYS: dict[str, Any] = {"strict_config": True, "protocol": None, "empty_histories": "pad"}
 
 # What an evaluation protocol decides; a user's value for one of these is an override that the record names.
 PROTOCOL_KEYS = ("eval_args", "metrics", "topk", "valid_metric", "repeatable")
@@ -128,19 +129,18 @@ def patch_config() -> None:
 
 def _our_layers(config: Config, model: str, spec: registry.Model | None, dataset: str) -> dict[str, Any]:
     given = config.external_config_dict
-    protocol = given.get("protocol") or (spec.protocol if spec else None)
-    layers = [{"protocol": protocol}]
-    if protocol:
-        layers.append(read_yaml(protocol_file(protocol)))
     data_path = given.get("data_path", config.internal_config_dict["data_path"])
-    for file in (
-        properties_dir() / "dataset" / f"{dataset}.yaml",
-        Path(data_path) / dataset / f"{dataset}.yaml",
-        properties_dir() / "model" / f"{model}.yaml",
-    ):
-        if file.is_file():
-            layers.append(read_yaml(file))
-    return {key: value for layer in layers for key, value in layer.items()}
+    of_dataset = _read_all(properties_dir() / "dataset" / f"{dataset}.yaml", Path(data_path) / dataset / f"{dataset}.yaml")
+    # Who names the protocol: the user, or the data set (for the parts that it brings), or the model.
+    of_parts = of_dataset.get("protocol") if given.get("benchmark_filename", True) else None
+    protocol = given.get("protocol") or of_parts or (spec.protocol if spec else None)
+    of_protocol = read_yaml(protocol_file(protocol)) if protocol else {}
+    return of_protocol | of_dataset | _read_all(properties_dir() / "model" / f"{model}.yaml") | {"protocol": protocol}
+
+
+def _read_all(*files: Path) -> dict[str, Any]:
+    """The settings of the files that exist; later files win."""
+    return {key: value for file in files if file.is_file() for key, value in read_yaml(file).items()}
 
 
 def _drop_negatives_under_ce(config: Config) -> None:

@@ -108,6 +108,8 @@ def _load_data(config: Config, logger: Logger) -> tuple[Any, Any, Any]:
     try:
         dataset = create_dataset(config)
         logger.info(dataset)
+        if max(config["topk"]) >= dataset.item_num:
+            raise ValueError(f"topk = {config['topk']}: must be at most the number of items, {dataset.item_num - 1}")
         return data_preparation(config, dataset)
     except ValueError as error:
         raise SettingsError(

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from recbole_diffusion.cli import main, parse_settings
@@ -63,6 +64,23 @@ def test_help_shows_examples(capsys):
     assert stop.value.code == 0 and "recbole-diffusion run --model=DreamRec" in out and "leave-one-out" in out
 
 
+def test_convert_then_run(tmp_path, capsys):
+    """A converted data set runs by its name alone, under the protocol that its parts are made for."""
+    source = tmp_path / "source"
+    source.mkdir()
+    pairs = [(user, item) for user in range(20) for item in range(user % 2, 120, 2)]
+    for part, rows in (("train", pairs[::2]), ("valid", pairs[1::4]), ("test", pairs[3::4])):
+        np.save(source / f"{part}_list.npy", np.array(rows))
+    convert = ["convert", "--from", "diffrec", str(source), "dataset", "--name", "tiny"]
+    assert main(convert) == 0 and str(len(pairs[::2])) in capsys.readouterr().out
+    assert main(convert) == 2 and "exists" in capsys.readouterr().err
+    run = ["run", "--model=DiffRec", "--dataset=tiny", "--data_path=dataset", "--dims_dnn=[8]", "--epochs=5"]
+    assert main([*run, "--show_progress=False", "--record=run.json"]) == 0
+    record = json.loads(Path("run.json").read_text())
+    assert record["protocol"] == "diffrec-paper" and record["data"]["rows"]["train"] == len(pairs[::2])
+    assert set(record["test"]) >= {"recall@20", "ndcg@100"}
+
+
 def test_models_lists_ours_and_recbole_s(capsys):
     assert main(["models"]) == 0
     out = capsys.readouterr().out
@@ -100,9 +118,7 @@ def test_a_run_prints_the_table_and_writes_the_record(model, dataset, extra, tmp
     for part in ("valid", "test"):
         assert set(record[part]) >= {"recall@10", "ndcg@10"}
     for name, value in record["test"].items():
-        assert any(
-            line.split() == [name, f"{record['valid'][name]:.4f}", f"{value:.4f}"] for line in table.splitlines()
-        )
+        assert any(line.split() == [name, f"{record['valid'][name]:.4f}", f"{value:.4f}"] for line in table.splitlines())
     assert record["data"]["rows"]["test"] > 0 and len(record["data"]["fingerprint"]) == 16
     assert record["settings"]["epochs"] == 2 and record["command"][:2] == ["recbole-diffusion", "run"]
     assert record["epochs"] == len(record["curve"]) and record["parameters"] >= 0

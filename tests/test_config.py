@@ -52,13 +52,29 @@ def test_a_data_set_brings_its_yaml(tmp_path):
     assert build_config("BPR", "mine", None, {"data_path": str(tmp_path)})["USER_ID_FIELD"] == "session_id"
 
 
+@pytest.mark.parametrize("model", ["BPR", "SASRec"])
 @pytest.mark.parametrize("name", protocols())
-def test_every_protocol_builds_a_config_and_wins_over_recbole_s_sequential_defaults(name):
+def test_a_protocol_wins_over_recbole_s_defaults(name, model):
     given = yaml.safe_load((properties_dir() / "protocol" / f"{name}.yaml").read_text(encoding="utf-8"))
-    model = "SASRec" if given.get("repeatable") else "BPR"
     config = build_config(model, "ml-100k", None, {"protocol": name})
     assert config["eval_args"]["split"] == given["eval_args"]["split"]
     assert config["protocol"] == name and not protocol_overrides(config)
+    # earlier items are candidates for sequential models and masked for general ones
+    assert config["repeatable"] == (model == "SASRec")
+
+
+def test_who_names_the_protocol(tmp_path):
+    """The user, else the data set for the parts that it brings, else the model."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "mine.yaml").write_text("protocol: diffrec-paper\nbenchmark_filename: [a, b, c]\n")
+    cases = [
+        ("DiffRec", {}),
+        ("BPR", {}),
+        ("DiffRec", {"protocol": "ratio-80-10-10"}),
+        ("DreamRec", {"benchmark_filename": None}),
+    ]
+    chosen = [build_config(model, "mine", None, {"data_path": str(tmp_path)} | more)["protocol"] for model, more in cases]
+    assert chosen == ["diffrec-paper", "diffrec-paper", "ratio-80-10-10", "leave-one-out"]
 
 
 def test_a_changed_protocol_is_told():
@@ -78,6 +94,7 @@ def test_a_changed_protocol_is_told():
         ("DiffRec", {"noise_min": 0.5, "noise_max": 0.1}, "noise_min = 0.5: must be <= noise_max = 0.1"),
         ("DiffRec", {"sampling_steps": 41}, "sampling_steps = 41: must be <= steps = 40"),
         ("DiffRec", {"noise_schedule": "liner"}, "noise_schedule = 'liner': must be one of linear, "),
+        ("DiffRec", {"noise_min": 0.01, "noise_max": 0.01}, "noise_schedule = 'linear-var': "),
         ("BPR", {"learning_rate": -1}, "learning_rate = -1: must be a finite number > 0"),
         ("BPR", {"learner": "adm"}, "learner = 'adm': must be one of adam, "),
         ("BPR", {"valid_metric": "NDCG@7"}, "valid_metric = 'NDCG@7': must be one of metrics"),
@@ -118,10 +135,7 @@ def test_a_stock_script_with_a_stock_model_is_left_alone():
 def test_every_key_of_a_stock_yaml_is_known(name):
     spec = registry.find(name)
     stock = (
-        Path(registry.recbole.__file__).parent
-        / "properties"
-        / "model"
-        / f"{(spec.stock_yaml if spec else None) or name}.yaml"
+        Path(registry.recbole.__file__).parent / "properties" / "model" / f"{(spec.stock_yaml if spec else None) or name}.yaml"
     )
     assert set(yaml.safe_load(stock.read_text())) <= known_keys(name, registry.get_model(name))
 

@@ -162,7 +162,7 @@ def test_setup_cfg_lists_every_package(tree):
 def test_version_is_stated_once(tree, metadata):
     stated = re.search(r'^__version__ = "(.+)"$', (tree / "recbole_diffusion/version.py").read_text(), re.MULTILINE)
     assert metadata["Version"] == stated[1]
-    assert metadata["Name"] == "recbole_diffusion"
+    assert canonicalize_name(metadata["Name"]) == "recbole-diffusion"
 
 
 # ------------------------------------------------------------------------------ the four ways to have the package

@@ -81,6 +81,11 @@ def test_a_data_set_that_does_not_fit_is_one_line(tmp_path):
         run_recbole_diffusion("DreamRec", "notime", None, QUIET | {"data_path": str(tmp_path)})
 
 
+def test_a_list_longer_than_the_catalogue_is_one_line(tmp_path):
+    with pytest.raises(SettingsError, match="topk = .10, 50.: must be at most the number of items, 40"):
+        run_recbole_diffusion("DiffRec", "checkerboard", None, SMALL | {"topk": [10, 50]} | checkerboard(tmp_path))
+
+
 def test_ml_100k_end_to_end(tmp_path):
     """The main job, shortened: real data, every part of a run, and a result above chance (10 of 1,682 items)."""
     record = run_recbole_diffusion("DreamRec", "ml-100k", None, QUIET | {"epochs": 1, "train_batch_size": 1024})

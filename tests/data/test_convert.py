@@ -132,7 +132,9 @@ def test_diffrec_under_a_general_model(tmp_path):
 
 def test_diffrec_under_a_sequential_model(tmp_path):
     folder = convert("diffrec", write_diffrec(tmp_path / "src"), tmp_path / "dst").folder
-    with pytest.raises(ValueError, match=r"no column 'item_id_list'.*--benchmark_filename=None RecBole reads src\.inter"):
+    with pytest.raises(
+        ValueError, match=r"no column 'item_id_list'.*--benchmark_filename=None RecBole reads src\.inter"
+    ):
         load(folder, "SASRec")
     config, train, valid, test = load(folder, "SASRec", benchmark_filename=None)
     # Leave one out over the whole of each user's list; RecBole keeps a row of each user for training.
@@ -366,7 +368,9 @@ def test_lightgcn_refuses(tmp_path, lines, message):
 
 def test_lightgcn_refuses_a_folder_without_test_part(tmp_path):
     src = write_lightgcn(tmp_path / "src", test=None)
-    refused("lightgcn", src, tmp_path / "dst", r"src: no test\.txt; expected train\.txt, test\.txt: and optionally valid")
+    refused(
+        "lightgcn", src, tmp_path / "dst", r"src: no test\.txt; expected train\.txt, test\.txt: and optionally valid"
+    )
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,9 @@ def test_stock_models_run_on_empty_and_cut_histories(load, model, width):
 def test_histories_that_recbole_builds_stay_as_they_are(tmp_path):
     folder = tmp_path / "whole"
     folder.mkdir()
-    text = "user_id:token\titem_id:token\ttimestamp:float\n" + "".join(f"u\t{item}\t{i}\n" for i, item in enumerate("abcd"))
+    text = "user_id:token\titem_id:token\ttimestamp:float\n" + "".join(
+        f"u\t{item}\t{i}\n" for i, item in enumerate("abcd")
+    )
     (folder / "whole.inter").write_text(text)
     settings = {
         "data_path": str(tmp_path),

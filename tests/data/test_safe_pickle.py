@@ -257,7 +257,9 @@ RAW = b"\x41" * 8
 HOSTILE = {
     # numpy would take the bytes for a pointer: the flags that mark a type of objects are part of the pickled state.
     "objects from bytes": frame_of(array((1, 1), dtype("O8", "|", 0), RAW)),
-    "objects from a buffer": frame_of(Made(Name("numpy.core.numeric", "_frombuffer"), RAW, dtype("O8", "|", 0), (1, 1), "C")),
+    "objects from a buffer": frame_of(
+        Made(Name("numpy.core.numeric", "_frombuffer"), RAW, dtype("O8", "|", 0), (1, 1), "C")
+    ),
     "scalar of objects": frame_of(
         array((1, 1), dtype("O8", "|"), [Made(Name("numpy.core.multiarray", "scalar"), dtype("O8", "|"), RAW)])
     ),

@@ -107,9 +107,8 @@ def test_rank_deficient_and_ill_conditioned_covariances(rng):
     assert int(torch.linalg.matrix_rank(line.covariance(), rtol=1e-9)) == 1
     assert torch.isfinite(line.sample(torch.zeros(2, D), torch.randn(2, D))).all()
     # Singular values down to 1e-12 of the largest: squared, far below what float64 can tell from 0.
-    wide = affine_chain(torch.diag(torch.tensor([1.0, 1e-3, 1e-8, 1e-12], dtype=torch.float64)), shift, process)
-    _, _, with_condition = affine_network(20, rng)
     diagonal = torch.tensor([1.0, 1e-3, 1e-8, 1e-12], dtype=torch.float64)
+    wide = affine_chain(torch.diag(diagonal), shift, process)
     expected = loop_covariance(process, lambda x, t: x * diagonal, "x0")
     torch.testing.assert_close(wide.covariance(), expected, rtol=1e-9, atol=1e-15)
 

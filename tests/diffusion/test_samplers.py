@@ -1,6 +1,7 @@
 """Samplers against other forms of the same steps, and against a Gaussian whose flow is known."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -211,7 +212,7 @@ def errors_on_a_gaussian(sampler, step_counts, spacing="log-snr"):
 @pytest.mark.parametrize(("sampler", "order"), [(ddim, 1), (dpmpp_2m, 2)])
 def test_halving_the_steps_divides_the_error_by_two_to_the_order(sampler, order, spacing):
     errors = errors_on_a_gaussian(sampler, [41, 81, 161, 321], spacing)
-    for coarse, fine in zip(errors[:-1], errors[1:], strict=True):
+    for coarse, fine in pairwise(errors):
         assert math.log2(coarse / fine) == pytest.approx(order, abs=0.25)
 
 

@@ -14,7 +14,7 @@ from recbole_diffusion.diffusion.denoisers import ACTIVATIONS, ItemMLP
 from recbole_diffusion.diffusion.exact import HiddenChain
 from recbole_diffusion.diffusion.noise import Noise, keyed_noise
 from recbole_diffusion.diffusion.objective import training_loss
-from recbole_diffusion.diffusion.process import GaussianDiffusion
+from recbole_diffusion.diffusion.process import Denoiser, GaussianDiffusion
 from recbole_diffusion.diffusion.samplers import ancestral, time_grid
 from recbole_diffusion.diffusion.schedule import SCHEDULES, make_betas
 from recbole_diffusion.diffusion.timesteps import ImportanceTimesteps
@@ -54,11 +54,16 @@ class DiffRecSettings(Settings):
                 raise SettingsError(f"{low} = {getattr(self, low)!r}: must be <= {high} = {getattr(self, high)!r}")
         if self.noise_scale * self.noise_max >= 1:
             raise SettingsError(f"noise_scale = {self.noise_scale!r}: noise_scale * noise_max must be < 1")
+        if self.noise_scale > 0:
+            self.betas()
 
     def betas(self) -> torch.Tensor:
         """The schedule, ``[steps]``."""
         start, end = self.noise_scale * self.noise_min, self.noise_scale * self.noise_max
-        return make_betas(self.noise_schedule, self.steps, start, end, FIRST_BETA if self.beta_fixed else None)
+        try:
+            return make_betas(self.noise_schedule, self.steps, start, end, FIRST_BETA if self.beta_fixed else None)
+        except ValueError as error:
+            raise SettingsError(f"noise_schedule = {self.noise_schedule!r}: {error}") from error
 
 
 class DiffRec(GeneralRecommender):
@@ -102,11 +107,21 @@ class DiffRec(GeneralRecommender):
             eps = torch.randn_like(x_0)
             x_t = self.process.q_sample(x_0, t, eps)
             output = self.network(x_t, t)
-            losses = training_loss(
-                self.process, self.settings.mean_type, output, x_0, eps, x_t, t, self.settings.reweight
-            )
+            losses = training_loss(self.process, self.settings.mean_type, output, x_0, eps, x_t, t, self.settings.reweight)
         self.timesteps.update(t, losses.detach())
         return (losses / weight).mean()
+
+    def elbo_batch(self, interaction: Any) -> tuple[Denoiser, torch.Tensor]:
+        """What the ELBO is of: ``(denoise, x_0)``, x_0 the users' training rows ``[B, n_items - 1]``.
+
+        It is the training row whatever part the users come from: Algorithm 1 fits it and Algorithm 2 starts from it.
+
+        Raises:
+            SettingsError: trained without noise, hence without a likelihood.
+        """
+        if self.process is None:
+            raise SettingsError("noise_scale = 0.0: a model trained without noise has no likelihood terms")
+        return self.process.denoiser(self.network, self.settings.mean_type), self.rows.dense(interaction[self.USER_ID])
 
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
         """Scores ``[B, n_items]``; the padding item's is -inf."""
@@ -137,9 +152,7 @@ class DiffRec(GeneralRecommender):
     def _has_hidden_chain(self) -> bool:
         s = self.settings
         noisy = s.sampling_noise or s.sampling_steps > 0
-        return (
-            s.sampler == "exact" and self.process is not None and HiddenChain.supports(self.network, s.mean_type, noisy)
-        )
+        return s.sampler == "exact" and self.process is not None and HiddenChain.supports(self.network, s.mean_type, noisy)
 
     def _chain(self) -> HiddenChain:
         """The chain in hidden space, made anew only when the weights have changed."""

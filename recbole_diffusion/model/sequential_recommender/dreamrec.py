@@ -15,7 +15,7 @@ from recbole_diffusion.diffusion.exact import AffineChain, affine_chain
 from recbole_diffusion.diffusion.guidance import classifier_free
 from recbole_diffusion.diffusion.noise import Noise, keyed_noise
 from recbole_diffusion.diffusion.objective import training_loss
-from recbole_diffusion.diffusion.process import GaussianDiffusion
+from recbole_diffusion.diffusion.process import Denoiser, GaussianDiffusion
 from recbole_diffusion.diffusion.samplers import SPACINGS, ancestral, ddim, dpmpp_2m, time_grid
 from recbole_diffusion.diffusion.schedule import SCHEDULES, make_betas
 from recbole_diffusion.diffusion.timesteps import UniformTimesteps
@@ -55,8 +55,16 @@ class DreamRecSettings(Settings):
             raise SettingsError(f"sampler_steps = {self.sampler_steps!r}: must be <= steps = {self.steps!r}")
         if self.hidden_size % self.n_heads:
             raise SettingsError(f"hidden_size = {self.hidden_size!r}: must be a multiple of n_heads = {self.n_heads!r}")
+        self.betas()
         if self.sampler == "mean" and self.denoiser != "mlp1":
             raise SettingsError("sampler = 'mean': only the linear denoiser mlp1 has a mean in closed form")
+
+    def betas(self) -> torch.Tensor:
+        """The schedule, ``[steps]``."""
+        try:
+            return make_betas(self.noise_schedule, self.steps, self.beta_start, self.beta_end)
+        except ValueError as error:
+            raise SettingsError(f"noise_schedule = {self.noise_schedule!r}: {error}") from error
 
 
 class DreamRec(SequentialRecommender):
@@ -91,12 +99,10 @@ class DreamRec(SequentialRecommender):
         )  # fmt: skip
         self.network = ConditionedDenoiser(s.hidden_size, s.denoiser)
         self.timesteps = UniformTimesteps(s.steps)
-        self.process = GaussianDiffusion(make_betas(s.noise_schedule, s.steps, s.beta_start, s.beta_end))
+        self.process = GaussianDiffusion(s.betas())
         self._composed: tuple[Any, AffineChain] | None = None
         if s.sampler == "exact" and not self.network.is_affine:
-            self.logger.info(
-                f"DreamRec: sampler 'exact' needs the linear denoiser mlp1; {s.denoiser} is sampled step by step"
-            )
+            self.logger.info("DreamRec: sampler 'exact' needs the linear denoiser mlp1; mlp2 is sampled step by step")
         # Odd multipliers of a linear hash, which tells histories apart for their noise.
         powers = torch.randint(2**62, (self.max_seq_length,), generator=torch.Generator().manual_seed(0))
         self.register_buffer("hash_multipliers", 2 * powers + 1, persistent=False)
@@ -121,6 +127,14 @@ class DreamRec(SequentialRecommender):
         losses = training_loss(self.process, self.settings.mean_type, output, x_0, eps, x_t, t, reweight=False)
         return (losses / weight).mean()
 
+    def elbo_batch(self, interaction: Any) -> tuple[Denoiser, torch.Tensor]:
+        """What the ELBO is of: ``(denoise, x_0)``, x_0 the target items' embeddings ``[B, d]`` given their histories.
+
+        At guidance 0, whatever ``guidance_scale`` says: it is the conditional model that has been fitted to the data.
+        """
+        network = classifier_free(self.network, self.condition(interaction), self.no_history, 0.0)
+        return self.process.denoiser(network, self.settings.mean_type), self.item_embedding(interaction[self.POS_ITEM_ID])
+
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
         """Scores ``[B, n_items]``; the padding item's is -inf."""
         scores = self.generate(interaction) @ self.item_embedding.weight.T
@@ -128,14 +142,22 @@ class DreamRec(SequentialRecommender):
         return scores
 
     def predict(self, interaction: Any) -> torch.Tensor:
-        """Scores of history-item pairs ``[B]``."""
-        return (self.generate(interaction) * self.item_embedding(interaction[self.ITEM_ID])).sum(1)
+        """Scores of history-item pairs ``[B]``; each history is generated for once, however many items are asked for."""
+        keys, inverse = torch.unique(self._keys(interaction), return_inverse=True)
+        position = torch.arange(len(inverse), device=inverse.device)
+        first = position.new_full(keys.shape, len(inverse)).scatter_reduce(0, inverse, position, "amin")
+        oracle = self.generate(interaction[first.cpu()])[inverse]
+        return (oracle * self.item_embedding(interaction[self.ITEM_ID])).sum(1)
+
+    def _keys(self, interaction: Any) -> torch.Tensor:
+        """A number for each history ``[B]``: same history, same number, hence same noise."""
+        return (interaction[self.ITEM_SEQ] * self.hash_multipliers).sum(1)
 
     @torch.no_grad()
     def generate(self, interaction: Any) -> torch.Tensor:
         """Oracle items ``[B, d]`` (Algorithm 2), the mean of ``n_samples`` draws each."""
         cond = self.condition(interaction)
-        noise = keyed_noise((interaction[self.ITEM_SEQ] * self.hash_multipliers).sum(1), self.noise_seed)
+        noise = keyed_noise(self._keys(interaction), self.noise_seed)
         sampler = self._closed_form if self._has_closed_form() else self._step_by_step
         draws_of_one = self.settings.steps + 1
         samples = [

@@ -37,9 +37,7 @@ class HistoryEncoder(nn.Module):
         super().__init__()
         self.position = nn.Embedding(max_length, dim)
         self.dropout = nn.Dropout(hidden_dropout)
-        self.layers = nn.ModuleList(
-            Block(dim, n_heads, inner_dim, hidden_dropout, attn_dropout, act) for _ in range(n_layers)
-        )
+        self.layers = nn.ModuleList(Block(dim, n_heads, inner_dim, hidden_dropout, attn_dropout, act) for _ in range(n_layers))
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, embedded: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
@@ -65,9 +63,7 @@ class HistoryEncoder(nn.Module):
 class Block(nn.Module):
     """A pre-norm Transformer layer whose queries may be a part of the sequence."""
 
-    def __init__(
-        self, dim: int, n_heads: int, inner_dim: int, hidden_dropout: float, attn_dropout: float, act: str
-    ) -> None:
+    def __init__(self, dim: int, n_heads: int, inner_dim: int, hidden_dropout: float, attn_dropout: float, act: str) -> None:
         super().__init__()
         self.norm_1, self.norm_2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attention = Attention(dim, n_heads, attn_dropout)
