@@ -88,6 +88,7 @@ def test_a_list_longer_than_the_catalogue_is_one_line(tmp_path):
 
 def test_ml_100k_end_to_end(tmp_path):
     """The main job, shortened: real data, every part of a run, and a result above chance (10 of 1,682 items)."""
-    record = run_recbole_diffusion("DreamRec", "ml-100k", None, QUIET | {"epochs": 1, "train_batch_size": 1024})
+    short = {"epochs": 3, "learning_rate": 3e-3, "hidden_size": 64, "MAX_ITEM_LIST_LENGTH": 10}
+    record = run_recbole_diffusion("DreamRec", "ml-100k", None, QUIET | short)
     assert record["data"]["users"] == 943 and record["data"]["items"] == 1682
     assert record["test"]["recall@10"] > 2 * 10 / 1682

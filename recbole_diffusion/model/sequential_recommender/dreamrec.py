@@ -77,11 +77,11 @@ class DreamRec(SequentialRecommender):
     e_0: Algorithm 1 takes the gradient of the network's parameters. The official code lets it move e_0 as well
     (``target_gradient = True``), and then shrinking all embeddings to a point is the easiest way to a small loss.
 
-    Departures from the official code: that default; evaluation without dropout and over every row; the padding item is not ranked;
-    any width and batch size; the encoder is a standard pre-norm Transformer layer, which normalises keys and values too,
-    with a feed-forward layer of ``inner_size``. With the linear denoiser ``mlp1``, generation is drawn in one shot from
-    the distribution that the steps of Algorithm 2 have (``sampler = exact``). The noise is a function of seed and history,
-    so a score does not depend on the batch it is computed in.
+    Departures from the official code: that default; evaluation without dropout and over every row; the padding item is
+    not ranked; any width and batch size; the encoder is a standard pre-norm Transformer layer, which normalises keys and
+    values too, with a feed-forward layer of ``inner_size``. With the linear denoiser ``mlp1``, generation is drawn in one
+    shot from the distribution that the steps of Algorithm 2 have (``sampler = exact``). The noise is a function of seed and
+    history, so a score does not depend on the batch it is computed in.
     """
 
     input_type = InputType.POINTWISE
