@@ -27,9 +27,14 @@ from recbole_diffusion.settings import Settings, SettingsError, setting
 
 RECBOLE_DIR = Path(recbole.__file__).resolve().parent
 
-# Keys of the plugin's own, with their defaults: strict_config refuses unknown keys, protocol names the evaluation,
-# empty_histories says what becomes of rows without a history in given parts (pad or drop; data/item_lists.py).
-PLUGIN_KEYS: dict[str, Any] = {"strict_config": True, "protocol": None, "empty_histories": "pad"}
+# Keys of the plugin's own, with their defaults.
+PLUGIN_KEYS: dict[str, Any] = {
+    "strict_config": True,  # refuse unknown keys
+    "protocol": None,  # name of the evaluation
+    "empty_histories": "pad",  # or drop: what becomes of rows without a history in given parts (data/item_lists.py)
+    "matmul_precision": "highest",  # or high, medium: float32 products of our models (model/accelerate.py)
+    "torch_compile": False,  # compile our models' networks
+}
 
 # What an evaluation protocol decides; a user's value for one of these is an override that the record names.
 PROTOCOL_KEYS = ("eval_args", "metrics", "topk", "valid_metric", "repeatable")

@@ -127,3 +127,11 @@ class ModelContract:
         repeated.update(type(batch)({scored.model.ITEM_ID: items}))
         expected = scored.model.full_sort_predict(batch)[:, 1:3].reshape(-1)
         torch.testing.assert_close(scored.model.predict(repeated), expected, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("setting", [{"enable_amp": True}, {"matmul_precision": "medium"}])
+    def test_faster_training_still_trains(self, setting, tmp_path):
+        run = Prepared(self.name, self.settings | {"epochs": 2, "eval_step": 1} | setting, tmp_path).fit()
+        torch.set_float32_matmul_precision("highest")
+        first, last = (run.trainer.train_loss_dict[epoch] for epoch in (0, 1))
+        assert 0 <= last < first < float("inf")
+        assert all(parameter.dtype == torch.float32 for parameter in run.model.parameters())

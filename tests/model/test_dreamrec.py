@@ -85,3 +85,21 @@ def test_attention_is_torch_s(n_heads):
     padding = torch.arange(5) >= torch.tensor([5, 2, 1])[:, None]
     expected, _ = peer(query, sequence, sequence, key_padding_mask=padding)
     torch.testing.assert_close(ours(query, sequence, padding), expected)
+
+
+def test_topk_is_the_head_of_the_full_ranking(tmp_path):
+    run = Prepared("DreamRec", FAST, tmp_path)
+    model, batch = run.model.eval(), run.batch()
+    with torch.no_grad():
+        expected = model.full_sort_predict(batch).topk(5)
+    scores, items = model.topk(batch, 5)
+    torch.testing.assert_close(scores, expected.values)
+    assert torch.equal(items, expected.indices)
+
+
+def test_compiling_changes_no_names(tmp_path):
+    """A checkpoint of a compiled model is one of the model. (Compiling itself takes a minute on a CPU and is torch's.)"""
+    plain = Prepared("DreamRec", FAST, tmp_path / "a").model
+    compiled = Prepared("DreamRec", FAST | {"torch_compile": True}, tmp_path / "b").model
+    assert compiled.network._compiled_call_impl is not None and plain.network._compiled_call_impl is None
+    assert list(compiled.state_dict()) == list(plain.state_dict())

@@ -18,6 +18,7 @@ from recbole_diffusion.diffusion.process import Denoiser, GaussianDiffusion
 from recbole_diffusion.diffusion.samplers import ancestral, time_grid
 from recbole_diffusion.diffusion.schedule import SCHEDULES, make_betas
 from recbole_diffusion.diffusion.timesteps import ImportanceTimesteps
+from recbole_diffusion.model.accelerate import accelerate
 from recbole_diffusion.settings import Settings, SettingsError, setting
 
 FIRST_BETA = 1e-5  # the paper's fixed variance of the first step
@@ -96,6 +97,7 @@ class DiffRec(GeneralRecommender):
         self.timesteps = ImportanceTimesteps(s.steps, s.history_num_per_term)
         self.process = GaussianDiffusion(s.betas()) if s.noise_scale > 0 else None
         self._composed: tuple[Any, HiddenChain] | None = None
+        accelerate(config, self.network)
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
         """Algorithm 1: importance-sampled steps, squared error weighted by Eq. 11, divided by the steps' probability."""

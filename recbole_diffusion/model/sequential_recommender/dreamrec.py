@@ -19,7 +19,9 @@ from recbole_diffusion.diffusion.process import Denoiser, GaussianDiffusion
 from recbole_diffusion.diffusion.samplers import SPACINGS, ancestral, ddim, dpmpp_2m, time_grid
 from recbole_diffusion.diffusion.schedule import SCHEDULES, make_betas
 from recbole_diffusion.diffusion.timesteps import UniformTimesteps
+from recbole_diffusion.model.accelerate import accelerate
 from recbole_diffusion.model.sequential_recommender.encoder import HistoryEncoder
+from recbole_diffusion.model.topk import chunked_topk
 from recbole_diffusion.settings import Settings, SettingsError, setting
 
 
@@ -106,6 +108,7 @@ class DreamRec(SequentialRecommender):
         # Odd multipliers of a linear hash, which tells histories apart for their noise.
         powers = torch.randint(2**62, (self.max_seq_length,), generator=torch.Generator().manual_seed(0))
         self.register_buffer("hash_multipliers", 2 * powers + 1, persistent=False)
+        accelerate(config, self.network, self.encoder)
 
     def condition(self, interaction: Any) -> torch.Tensor:
         """Encoded histories ``[B, d]``."""
@@ -140,6 +143,12 @@ class DreamRec(SequentialRecommender):
         scores = self.generate(interaction) @ self.item_embedding.weight.T
         scores[:, 0] = -torch.inf
         return scores
+
+    @torch.no_grad()
+    def topk(self, interaction: Any, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores and ids ``[B, k]`` of the best items, best first, without a ``[B, n_items]`` tensor."""
+        scores, rows = chunked_topk(self.generate(interaction), self.item_embedding.weight[1:], k)
+        return scores, rows + 1  # item 0 is padding
 
     def predict(self, interaction: Any) -> torch.Tensor:
         """Scores of history-item pairs ``[B]``; each history is generated for once, however many items are asked for."""

@@ -1,0 +1,33 @@
+"""Optional ways to make training faster, for both kinds of models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from recbole_diffusion.settings import SettingsError
+
+PRECISIONS = ("highest", "high", "medium")
+
+
+def accelerate(config: Any, *modules: nn.Module) -> None:
+    """Applies the settings ``matmul_precision`` and ``torch_compile``.
+
+    Args:
+        config: RecBole ``Config``. ``matmul_precision`` is torch's for float32 products (TF32 or bfloat16 passes on a GPU
+            below ``highest``); ``torch_compile`` compiles the forward pass of ``modules`` on first use, which needs a C++
+            compiler on a CPU. RecBole's own ``enable_amp`` is independent of both.
+        *modules: what to compile. Parameters keep their names, so checkpoints do not depend on it.
+
+    Raises:
+        SettingsError: an unknown precision.
+    """
+    precision = config["matmul_precision"] or "highest"
+    if precision not in PRECISIONS:
+        raise SettingsError(f"matmul_precision = {precision!r}: must be one of {', '.join(PRECISIONS)}")
+    torch.set_float32_matmul_precision(precision)
+    if config["torch_compile"]:
+        for module in modules:
+            module.compile(dynamic=True)
