@@ -30,16 +30,17 @@ from recbole.data import create_dataset, data_preparation
 from recbole.trainer import trainer as trainers
 from recbole.utils import init_logger, init_seed, set_color
 
+from recbole_diffusion import registry
 from recbole_diffusion.codec import decode, encode, plain
 from recbole_diffusion.compat import parse_setting, replace
 
 FORMAT = "recbole_diffusion/1"
 _KEYS = {"model", "dataset", "settings", "epoch", "state_dict", "other_parameter", "optimizer"}
 
-# What Config works out by itself from the other settings and from the machine, or a multi-process run hands to it.
+# What Config works out from the other settings and from the machine, or a multi-process run hands to it.
 _DERIVED = {"model", "dataset", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "device", "valid_metric_bigger"}
-_DERIVED |= {"valid_neg_sample_args", "test_neg_sample_args", "single_spec", "local_rank"}
-_DERIVED |= {"nproc", "world_size", "offset", "ip", "port"}
+_DERIVED |= {"valid_neg_sample_args", "test_neg_sample_args", "single_spec", "local_rank", "nproc", "world_size"}
+_DERIVED |= {"offset", "ip", "port"}
 
 
 def settings_of(config: Config) -> dict[str, Any]:
@@ -83,10 +84,11 @@ def config_from(checkpoint: dict[str, Any], overrides: dict[str, Any] | None = N
         overrides: settings to change; ``model`` (name or class) and ``dataset`` among them.
     """
     if "settings" in checkpoint:
-        settings = {key: checkpoint[key] for key in ("model", "dataset")} | checkpoint["settings"]
-    else:
-        stock = checkpoint["config"]
-        settings = {key: stock[key] for key in ("model", "dataset")} | settings_of(stock)
+        settings = {"model": checkpoint["model"], "dataset": checkpoint["dataset"], **checkpoint["settings"]}
+    else:  # RecBole's own file: its DiffRec is our StockDiffRec
+        stock, name = checkpoint["config"], f"Stock{checkpoint['config']['model']}"
+        name = name if registry.find(name) else stock["model"]
+        settings = {"model": name, "dataset": stock["dataset"], **settings_of(stock)}
     settings |= overrides or {}
     argv, sys.argv = sys.argv, sys.argv[:1] or [""]
     try:
@@ -142,7 +144,7 @@ def save_checkpoint(
             os.remove(partial)
 
 
-def _other_parameter(model: torch.nn.Module) -> Any:
+def _other_parameter(model: Any) -> Any:
     """What the model wants kept beside its weights, less its own layers (DIN, SASRecF): ``state_dict`` has those."""
     layers = {id(layer) for layer in model.modules()}
     other = model.other_parameter() or {}
@@ -153,9 +155,9 @@ def _optimizers(trainer: Any) -> dict[str, Any]:
     """The states of all the trainer's optimisers: RecVAE's trainer, for one, has two that take turns."""
     named = {name: value for name, value in vars(trainer).items() if isinstance(value, torch.optim.Optimizer)}
     first = named.pop("optimizer", None)
-    taken = first is None or any(first is optimizer for optimizer in named.values())
+    own = all(first is not optimizer for optimizer in named.values())
     return {
-        "optimizer": None if taken else encode(first.state_dict(), "optimizer"),
+        "optimizer": encode(first.state_dict(), "optimizer") if first is not None and own else None,
         "optimizers": {name: encode(optimizer.state_dict(), name) for name, optimizer in named.items()},
     }
 
@@ -280,15 +282,12 @@ def _load_into(model: Any, checkpoint: dict[str, Any]) -> None:
 
 def patch_trainer() -> None:
     """Makes RecBole's trainers and ``load_data_and_model`` use these checkpoints; a second call changes nothing."""
-    replace(trainers.Trainer, "_save_checkpoint", lambda original: _save)
+    for owner in (trainers.Trainer, trainers.DecisionTreeTrainer):
+        replace(owner, "_save_checkpoint", lambda original: lambda self, *args, **kwargs: _save(self, *args, **kwargs))
+        replace(owner, "_valid_epoch", _valid_epoch)
     replace(trainers.Trainer, "resume_checkpoint", lambda original: _resume)
     replace(trainers.Trainer, "evaluate", _evaluate)
     replace(trainers.PretrainTrainer, "save_pretrained_model", lambda original: _save_pretrained)
-    for owner in (trainers.Trainer, trainers.DecisionTreeTrainer):
-        replace(owner, "_valid_epoch", _valid_epoch)
-    replace(
-        trainers.DecisionTreeTrainer, "_save_checkpoint", lambda original: lambda self, epoch: _save(self, epoch, False)
-    )
     replace(recbole.quick_start.quick_start, "load_data_and_model", lambda original: load_data_and_model)
     recbole.quick_start.load_data_and_model = load_data_and_model
 
@@ -312,8 +311,8 @@ def _save_pretrained(self: Any, epoch: int, saved_model_file: str) -> None:
 
 def _resume(self: Any, resume_file: str | os.PathLike[str]) -> None:
     """Goes on from a checkpoint: weights, optimisers, epoch, early stopping and the best result so far."""
+    checkpoint = load_checkpoint(resume_file, map_location=self.device)
     self.saved_model_file = str(resume_file)
-    checkpoint = load_checkpoint(self.saved_model_file, map_location=self.device)
     self.start_epoch = checkpoint["epoch"] + 1
     self.cur_step = checkpoint["cur_step"]
     self.best_valid_score = checkpoint["best_valid_score"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ def _encode_array(obj: Any, where: str) -> dict[str, Any]:
             "booleans, fixed-length strings, dates and time differences"
         )
     # The memory order is kept, because a product of matrices differs in its last digits with it.
-    order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+    order: Literal["F", "C"] = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
     data = torch.from_numpy(np.frombuffer(array.tobytes(order), np.uint8).copy())
     kind = "scalar" if isinstance(obj, np.generic) else "matrix" if isinstance(obj, np.matrix) else "array"
     return {_TAG: kind, "dtype": array.dtype.str, "shape": array.shape, "order": order, "data": data}

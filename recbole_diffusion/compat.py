@@ -311,7 +311,7 @@ def name_kd_teacher_safely() -> None:
     from recbole.model.context_aware_recommender import kd_dagfm as module
 
     def named_network(name: str) -> type:
-        networks = {"CrossNet": module.CrossNet, "CIN": module.CIN, "DAGFM": module.DAGFM}
+        networks: dict[str, type] = {"CrossNet": module.CrossNet, "CIN": module.CIN, "DAGFM": module.DAGFM}
         if name not in networks:
             raise ValueError(f"teacher [{name}] of KD_DAGFM should be one of {sorted(networks)}")
         return networks[name]

@@ -48,6 +48,22 @@ def test_recbole_s_own_checkpoints_need_a_word(stock):
     assert equal(scores_of(model, test_data), scores_of(stock.model, test_data))
 
 
+def test_recbole_s_own_diffrec_is_loaded_as_ours_under_another_name(data):
+    settings = {
+        "train_neg_sample_args": None,
+        "dims_dnn": [8],
+        "steps": 3,
+        "eval_batch_size": 4096,
+        "strict_config": False,
+    }
+    job = train("StockDiffRec", data, **settings)
+    job.trainer.config["model"] = "DiffRec"  # the name that it has without this package
+    trainers.Trainer._save_checkpoint.__wrapped__(job.trainer, 0, saved_model_file="stock.pth")
+    config, model, *_, test_data = load_data_and_model("stock.pth", trust_pickle=True)
+    assert config["model"] == "StockDiffRec" and type(model) is type(job.trainer.model)
+    assert equal(scores_of(model, test_data), scores_of(job.trainer.model, job.test))
+
+
 def evil_files(marker):
     """Every kind of file that torch.load would take, each with a pickle that leaves a marker."""
     evil = {"config": Evil(marker), "state_dict": {}}

@@ -30,7 +30,7 @@ class TestDreamRec(ModelContract):
 
 class TestDreamRecTwoLayers(ModelContract):
     name = "DreamRec"
-    settings = FAST | {"denoiser": "mlp2", "sampler_steps": 10, "n_layers": 2, "n_heads": 2}
+    settings = FAST | {"denoiser": "mlp2", "sampler_steps": 10, "n_layers": 2, "n_heads": 2, "epochs": 60}
     hit = 0.9
 
 
@@ -50,6 +50,14 @@ def test_padding_does_not_reach_the_condition(n_layers):
     embedded[2, 1:] = -99.0
     torch.testing.assert_close(encoder(embedded, length), expected)
     torch.testing.assert_close(encoder(embedded[:1, :2], length[:1]), expected[:1])
+
+
+def test_only_the_latest_items_are_read(tmp_path):
+    model = Prepared("DreamRec", FAST | {"history_length": 3}, tmp_path).model
+    history = torch.tensor([[1, 2, 3, 4, 5, 0], [1, 2, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6]])
+    latest, length = model._latest({"item_id_list": history, "item_length": torch.tensor([5, 2, 0, 6])})
+    assert latest.tolist() == [[3, 4, 5], [1, 2, 0], [0, 0, 0], [4, 5, 6]]
+    assert length.tolist() == [3, 2, 0, 3]
 
 
 def test_an_empty_history_has_scores(tmp_path):

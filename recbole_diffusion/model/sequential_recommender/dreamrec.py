@@ -42,6 +42,7 @@ class DreamRecSettings(Settings):
     sampler_spacing: str = setting(choices=SPACINGS)
     n_samples: int = setting(ge=1)
     denoiser: str = setting(choices=("mlp1", "mlp2"))
+    history_length: int = setting(ge=1)
     hidden_size: int = setting(ge=1)
     n_layers: int = setting(ge=1)
     n_heads: int = setting(ge=1)
@@ -96,7 +97,7 @@ class DreamRec(SequentialRecommender):
         self.item_embedding = nn.Embedding(self.n_items, s.hidden_size, padding_idx=0)
         self.no_history = nn.Parameter(torch.randn(s.hidden_size))  # Phi
         self.encoder = HistoryEncoder(
-            s.hidden_size, self.max_seq_length, s.n_layers, s.n_heads, s.inner_size,
+            s.hidden_size, min(s.history_length, self.max_seq_length), s.n_layers, s.n_heads, s.inner_size,
             s.hidden_dropout_prob, s.attn_dropout_prob, s.hidden_act,
         )  # fmt: skip
         self.network = ConditionedDenoiser(s.hidden_size, s.denoiser)
@@ -112,8 +113,16 @@ class DreamRec(SequentialRecommender):
 
     def condition(self, interaction: Any) -> torch.Tensor:
         """Encoded histories ``[B, d]``."""
-        history = interaction[self.ITEM_SEQ]
-        return self.encoder(self.item_embedding(history), interaction[self.ITEM_SEQ_LEN])
+        history, length = self._latest(interaction)
+        return self.encoder(self.item_embedding(history), length)
+
+    def _latest(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """The latest ``history_length`` items, padding on the right, and how many they are ``[B]``."""
+        history, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        kept = min(self.settings.history_length, history.shape[1])
+        start = (length - kept).clamp(min=0)
+        index = start[:, None] + torch.arange(kept, device=history.device)
+        return history.gather(1, index), length.clamp(max=kept)
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
         """Algorithm 1: without the history with probability p_u; squared error of the predicted target embedding."""
@@ -160,7 +169,8 @@ class DreamRec(SequentialRecommender):
 
     def _keys(self, interaction: Any) -> torch.Tensor:
         """A number for each history ``[B]``: same history, same number, hence same noise."""
-        return (interaction[self.ITEM_SEQ] * self.hash_multipliers).sum(1)
+        history, _ = self._latest(interaction)
+        return (history * self.hash_multipliers[: history.shape[1]]).sum(1)
 
     @torch.no_grad()
     def generate(self, interaction: Any) -> torch.Tensor:
