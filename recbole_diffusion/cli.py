@@ -10,6 +10,7 @@ from typing import Any
 from recbole_diffusion import registry
 from recbole_diffusion.benchmark.elbo import add_elbo
 from recbole_diffusion.benchmark.record import result_table
+from recbole_diffusion.benchmark.speed import add_speed
 from recbole_diffusion.compat import parse_setting
 from recbole_diffusion.config import protocols
 from recbole_diffusion.data.convert import KINDS, convert
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_models(commands)
     _add_convert(commands)
     add_elbo(commands)
+    add_speed(commands)
     return parser
 
 

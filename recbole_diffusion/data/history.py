@@ -26,6 +26,7 @@ class InteractionRows(nn.Module):
     def __init__(self, matrix: scipy.sparse.csr_matrix) -> None:
         super().__init__()
         self.n_items = matrix.shape[1]
+        self.longest = int(np.diff(matrix.indptr).max(initial=0))
         self.register_buffer("crow", torch.as_tensor(matrix.indptr, dtype=torch.long), persistent=False)
         self.register_buffer("col", torch.as_tensor(matrix.indices, dtype=torch.long), persistent=False)
         self.register_buffer("val", torch.as_tensor(matrix.data, dtype=torch.float32), persistent=False)
@@ -67,11 +68,13 @@ class InteractionRows(nn.Module):
 
     def dense(self, users: torch.Tensor) -> torch.Tensor:
         """Rows of ``users`` ``[B]`` as a dense matrix ``[B, n_items]``."""
-        crow, col, val = self.sparse(users)
-        row = torch.repeat_interleave(crow.diff())
-        rows = val.new_zeros(len(users), self.n_items)
-        rows[row, col] = val
-        return rows
+        start, length = self.crow[users, None], (self.crow[users + 1] - self.crow[users])[:, None]
+        # As many places for everyone as the longest history has, so that no size waits for the device. Places past the end
+        # of a history write its first item once more; an empty history writes a zero.
+        place = torch.arange(self.longest, device=users.device)
+        index = (start + torch.where(place < length, place, 0)).clamp(max=max(len(self.col) - 1, 0))
+        rows = self.val.new_zeros(len(users), self.n_items)
+        return rows.scatter_(1, self.col[index], self.val[index] * (length > 0))
 
 
 def _linear_by_rank(users: np.ndarray, low: float, high: float) -> np.ndarray:
