@@ -61,10 +61,10 @@ def _table(records: list[dict[str, Any]]) -> list[str]:
     rows = sorted(groups.values(), key=lambda group: -statistics.mean(record["valid"][metric] for record in group))
     lines = ["| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
     for group in rows:
-        sequential = "item_id_list" in group[0]["settings"].get("alias_of_item_id", []) or group[0]["settings"]["repeatable"]
         cells = [
             group[0]["model"],
-            "history" if sequential else "training items",
+            # RecBole demands repeatable = True of sequential models; for others it would mask nothing.
+            "history" if group[0]["settings"]["repeatable"] else "training items",
             str(len(group)),
             _spread(record["valid"][metric] for record in group),
             *(_spread(record["test"].get(name, float("nan")) for record in group) for name in names),
