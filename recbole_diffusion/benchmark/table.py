@@ -35,8 +35,8 @@ def _page(dataset: str, records: list[dict[str, Any]]) -> str:
         f"# {dataset}",
         "",
         "Made by `python -m recbole_diffusion.benchmark.table` from `results/runs/`; do not edit. Mean and standard deviation",
-        "over seeds; the epoch is chosen on validation. Rows of one table saw the same split; `input` says what a model sees",
-        "of a user at test time. `run` is the settings hash of the first seed's record.",
+        "over seeds; the epoch is chosen on validation. Rows of one table saw the same split. `input`: what a model sees of",
+        "a user at test time, and what is masked. `run`: the settings hash of the first seed's record.",
     ]
     by_protocol = defaultdict(list)
     for record in records:
@@ -64,7 +64,7 @@ def _table(records: list[dict[str, Any]]) -> list[str]:
         cells = [
             group[0]["model"],
             # RecBole demands repeatable = True of sequential models; for others it would mask nothing.
-            "history" if group[0]["settings"]["repeatable"] else "training items",
+            "history, no mask" if group[0]["settings"]["repeatable"] else "training items, masked",
             str(len(group)),
             _spread(record["valid"][metric] for record in group),
             *(_spread(record["test"].get(name, float("nan")) for record in group) for name in names),

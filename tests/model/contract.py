@@ -112,21 +112,26 @@ class ModelContract:
 
     def test_same_seed_same_result(self, tmp_path):
         short = self.settings | {"epochs": 2, "eval_step": 1}
-        runs = [
-            Prepared(self.name, short | {"seed": seed}, tmp_path / str(run)).fit() for run, seed in enumerate((1, 1, 2))
-        ]
+        runs = [Prepared(self.name, short | {"seed": seed}, tmp_path / str(run)).fit() for run, seed in enumerate((1, 1, 2))]
         states = [run.model.state_dict() for run in runs]
         assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
         assert any(not torch.equal(states[0][key], states[2][key]) for key in states[0])
 
-    def test_sampled_evaluation_agrees_with_full_ranking(self, scored):
-        """With every negative drawn, the sampled evaluator must rank as the full one does: same scores, other path."""
+    def test_a_repeated_row_scores_alike(self, scored):
+        """The sampled evaluator repeats a user or history for every candidate: each must meet the same scores."""
         batch = scored.batch()
         repeated = batch.repeat_interleave(2)
         items = torch.tensor([1, 2]).repeat(len(batch))
         repeated.update(type(batch)({scored.model.ITEM_ID: items}))
         expected = scored.model.full_sort_predict(batch)[:, 1:3].reshape(-1)
         torch.testing.assert_close(scored.model.predict(repeated), expected, rtol=1e-4, atol=1e-5)
+
+    def test_sampled_evaluation(self, tmp_path):
+        """RecBole's sampled evaluator, on an untrained model: the target among itself and 5 others."""
+        sampled = {"eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "uni5"}}
+        run = Prepared(self.name, self.settings | sampled | {"topk": [1, 6], "valid_metric": "NDCG@6"}, tmp_path)
+        result = run.trainer.evaluate(run.test, load_best_model=False)
+        assert result["hit@6"] == 1 and 0 < result["mrr@6"] < 1
 
     @pytest.mark.parametrize("setting", [{"enable_amp": True}, {"matmul_precision": "medium"}])
     def test_faster_training_still_trains(self, setting, tmp_path):
