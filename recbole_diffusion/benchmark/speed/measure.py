@@ -52,8 +52,8 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Times variants in turns, a b c a b c ..., so that whatever else the machine does meets all of them alike.
 
-    The first call of each is the warm-up, in which its memory is measured. A short call is repeated within its turn until it
-    takes ``shortest_s``.
+    The first call of each is a warm-up; in the second its memory is measured. A short call is repeated within its turn until
+    it takes ``shortest_s``.
 
     Args:
         part: heading of the rows.
@@ -71,12 +71,12 @@ def compare(
     calls = []
     for variant in variants:
         progress(f"{part}, batch {batch}: {variant.name}")
+        first_s = variant.seconds(device)
         if variant.before is not None:
             variant.before()
-        started = time.perf_counter()
         peaks.append(peak_mib(variant.call, device) if variant.memory else None)
         # What is prepared before a call would be gone at the next one; and a long call needs no second trial.
-        once = variant.before is not None or time.perf_counter() - started > 100 * shortest_s
+        once = variant.before is not None or first_s > 100 * shortest_s
         calls.append(1 if once else math.ceil(shortest_s / variant.seconds(device)))
     times: list[list[float]] = [[] for _ in variants]
     for turn in range(repeats):
