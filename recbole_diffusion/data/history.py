@@ -67,13 +67,13 @@ class InteractionRows(nn.Module):
         return crow, self.col[position], self.val[position]
 
     def dense(self, users: torch.Tensor) -> torch.Tensor:
-        """Rows of ``users`` ``[B]`` as a dense matrix ``[B, n_items]``."""
+        """Rows of ``users`` ``[B]`` as a dense matrix ``[B, n_items]``, the transposed view of one with a row per item."""
         start, length = self.crow[users, None], (self.crow[users + 1] - self.crow[users])[:, None]
         # As many places for everyone as the longest history has, so that no size waits for the device. Places past the end
         # of a history write its first item once more; an empty history writes a zero.
         place = torch.arange(self.longest, device=users.device)
         index = (start + torch.where(place < length, place, 0)).clamp(max=max(len(self.col) - 1, 0))
-        rows = self.val.new_zeros(len(users), self.n_items)
+        rows = self.val.new_zeros(self.n_items, len(users)).T
         return rows.scatter_(1, self.col[index], self.val[index] * (length > 0))
 
 

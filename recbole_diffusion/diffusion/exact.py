@@ -34,6 +34,19 @@ class AffineChain(NamedTuple):
         """A draw of x_0 for each row of u [B, d], from standard normal z [B, d]: [B, d]."""
         return torch.addmm(self.mean(u), z, self.S_factor.T.to(u.dtype))
 
+    def after(self, weight: Tensor, bias: Tensor) -> "AffineChain":
+        """The law of x_0 given c, where u = c weight^T + bias; composed in float64.
+
+        Args:
+            weight: [d, k].
+            bias: [d].
+        """
+        return AffineChain(self.M @ weight.double(), self.m + self.M @ bias.double(), self.S_factor)
+
+    def to(self, dtype: torch.dtype) -> "AffineChain":
+        """The chain in another type, so that a draw needs no conversion."""
+        return AffineChain(*(part.to(dtype) for part in self))
+
     def covariance(self) -> Tensor:
         """The covariance of x_0, the same for every u: float64 [d, d]."""
         return self.S_factor @ self.S_factor.T
@@ -118,8 +131,6 @@ class HiddenChain:
         process: the diffusion, on the network's device.
         prediction: ``x0``, ``eps`` or ``v``.
 
-    Memory: a transposed copy of W_1, n_items x h_1, for the sparse first product.
-
     Raises:
         ValueError: a network or a prediction that :meth:`supports` denies.
     """
@@ -145,10 +156,10 @@ class HiddenChain:
                 f"normalize={getattr(network, 'normalize', None)}"
             )
         self.network, self.process, self.prediction = network, process, prediction
-        W_1, W_out = network.input.weight, network.output.weight
+        W_1, W_out = network.input.weight.T, network.output.weight
         self._K_T = (W_1 @ W_out).T.contiguous()  # [h_last, h_1]
         self._W_1_b = W_1 @ network.output.bias  # [h_1]
-        self._W_1_T = W_1.T.contiguous()  # [n_items, h_1]: one row per item of a history
+        self._W_1_T = W_1.T  # [n_items, h_1], as it is stored: one row per item of a history
         self._root: Tensor | None = None
         t = torch.arange(process.n_steps, device=W_1.device)
         self._bias = network.time_bias(t) + network.input.bias  # [T, h_1]
@@ -225,6 +236,6 @@ class HiddenChain:
     def _noise_root(self) -> Tensor:
         """R with R R^T = W_1 W_1^T: z R is distributed as W_1 times item-space noise (R is symmetric)."""
         if self._root is None:
-            W_1 = self.network.input.weight.double()
+            W_1 = self.network.input.weight.T.double()
             self._root = symmetric_root(W_1 @ W_1.T).to(self._W_1_T.dtype)
         return self._root

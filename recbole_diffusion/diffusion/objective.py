@@ -56,7 +56,7 @@ def training_loss(
         target = eps
     else:
         target = process.v_from_x0_eps(x_0, t, eps)
-    loss = (output - target).square().flatten(1).mean(dim=1)
+    loss = torch.nn.functional.mse_loss(output, target, reduction="none").flatten(1).mean(dim=1)
     return elbo_weight(process, t, prediction).to(loss.dtype) * loss if reweight else loss
 
 

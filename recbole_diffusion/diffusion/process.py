@@ -94,7 +94,7 @@ class GaussianDiffusion(DoubleTables):
 
     def q_sample(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, a draw of q(x_t | x_0) (Ho et al. 2020, Eq. 4)."""
-        return self._signal(t, x_0) * x_0 + self._spread(t, x_0) * eps
+        return (self._spread(t, x_0) * eps).addcmul_(self._signal(t, x_0), x_0)
 
     def q_step(self, x_prev: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps, one forward step (Ho et al. 2020, Eq. 2)."""

@@ -29,6 +29,21 @@ class Tracked:
         super().__init__(config, model)  # type: ignore[call-arg]
         self.curve: list[dict[str, Any]] = []
 
+    def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
+        """RecBole's choice, with torch's fused step for Adam and AdamW: one pass over the parameters in place of seven."""
+        optimizer = super()._build_optimizer(**kwargs)  # type: ignore[misc]
+        if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
+            return optimizer
+        keys = ("lr", "betas", "eps", "weight_decay", "amsgrad")
+        try:
+            return type(optimizer)(
+                [p for group in optimizer.param_groups for p in group["params"]],
+                **{key: optimizer.defaults[key] for key in keys},
+                fused=True,
+            )
+        except RuntimeError:  # this torch has none for this device
+            return optimizer
+
     def fit(self, train_data: Any, *args: Any, **kwargs: Any) -> Any:
         if self.state_file is not None and self.state_file.exists():
             self._restore(train_data)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from recbole_diffusion.diffusion import ConditionedDenoiser, ItemMLP, activation_layer, sinusoidal_embedding
+from recbole_diffusion.diffusion.denoisers import FastDropout
 
 WIDTHS = [1, 2, 3, 4, 5, 10, 64, 65]
 
@@ -43,7 +44,7 @@ def as_one_layer(network, x, t):
     """DiffRec's network as the paper writes it: an MLP over the concatenation of x and the time embedding."""
     embedding = network.time_embed(sinusoidal_embedding(t, network.time_dim, dtype=x.dtype))
     h = torch.cat([x, embedding], dim=1)
-    weight = torch.cat([network.input.weight, network.time_input.weight], dim=1)
+    weight = torch.cat([network.input.weight.T, network.time_input.weight], dim=1)
     h = network.activation(nn.functional.linear(h, weight, network.input.bias))
     for layer in network.layers:
         h = network.activation(layer(h))
@@ -66,7 +67,7 @@ def test_item_mlp_starts_xavier_normal():
     torch.manual_seed(0)
     network = ItemMLP(700, [300, 200], 100)
     for weights, fans in [
-        (torch.cat([network.input.weight, network.time_input.weight], 1).detach(), 800 + 300),
+        (torch.cat([network.input.weight.T, network.time_input.weight], 1).detach(), 800 + 300),
         (network.layers[0].weight.detach(), 300 + 200),
         (network.output.weight.detach(), 200 + 700),
     ]:
@@ -165,3 +166,26 @@ def test_mlp2_says_that_it_is_not_affine():
 def test_values_outside_their_range_are_named(make, named):
     with pytest.raises(ValueError, match=named):
         make()
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_dropout_drops_its_share_and_keeps_the_mean(p):
+    torch.manual_seed(0)
+    dropout, x = FastDropout(p), torch.ones(301, 999)
+    y = dropout(x)
+    kept = y[y != 0]
+    spread = (p * (1 - p) / x.numel()) ** 0.5
+    assert abs(1 - len(kept) / x.numel() - p) < 4 * spread
+    torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - p)), rtol=1e-4, atol=0)
+    # Neither neighbours nor rows repeat one another.
+    dropped = (y == 0).double() - p
+    for a, b in ((dropped[:, 1:], dropped[:, :-1]), (dropped[1:], dropped[:-1]), (dropped[:, 4:], dropped[:, :-4])):
+        assert abs(float((a * b).mean())) < 4 * p * (1 - p) / a.numel() ** 0.5
+    assert torch.equal(dropout.eval()(x), x)
+
+
+def test_the_layout_of_the_input_changes_nothing():
+    torch.manual_seed(0)
+    network = ItemMLP(11, [6, 4], 5, dropout=0.0).double()
+    x, t = torch.rand(7, 11, dtype=torch.float64), torch.arange(7)
+    torch.testing.assert_close(network(x.T.contiguous().T, t), network(x, t))

@@ -78,7 +78,7 @@ def test_noise_moves_the_scores_as_in_the_loop(network, process, t_prime, sampli
     t_prime = process.n_steps if t_prime == "T" else t_prime
     chain, x_0 = HiddenChain(network, process), histories()
     item_noise = keyed_noise(torch.arange(len(x_0)), 3)
-    W_1 = network.input.weight.detach()
+    W_1 = network.input.weight.detach().T
     values, vectors = torch.linalg.eigh(W_1 @ W_1.T)
     whiten = vectors / values.sqrt() @ vectors.T
 

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 import torch
 from contract import ModelContract, Prepared
+from recbole.utils import get_trainer
 
 from recbole_diffusion.data.history import InteractionRows
+from recbole_diffusion.trainer import tracked
 
 FAST = {"dims_dnn": [16], "steps": 5, "dropout": 0.2, "train_batch_size": 8, "epochs": 60, "learning_rate": 0.01,
         "eval_step": 5, "stopping_step": 20}  # fmt: skip
@@ -80,3 +82,26 @@ def test_rows_of_the_matrix(tmp_path, weights):
     np.testing.assert_allclose(
         torch.sparse_csr_tensor(crow, col, val, (4, rows.n_items)).to_dense(), expected[users], rtol=1e-6
     )
+
+
+def test_the_fused_optimiser_steps_like_the_plain_one(tmp_path):
+    run = Prepared("DiffRec", FAST, tmp_path)
+    trainer = tracked(get_trainer(run.config["MODEL_TYPE"], "DiffRec"))(run.config, run.model)
+    assert type(trainer.optimizer) is torch.optim.AdamW and trainer.optimizer.defaults["fused"]
+    copies = [p.detach().clone().requires_grad_() for p in run.model.parameters()]
+    plain = torch.optim.AdamW(copies, lr=run.config["learning_rate"], weight_decay=run.config["weight_decay"])
+    for _ in range(3):
+        for copy, p in zip(copies, run.model.parameters(), strict=True):
+            copy.grad = torch.randn_like(p)
+            p.grad = copy.grad.clone()
+        plain.step()
+        trainer.optimizer.step()
+    for copy, p in zip(copies, run.model.parameters(), strict=True):
+        torch.testing.assert_close(p, copy, rtol=1e-5, atol=1e-7)
+
+
+def test_score_rows_are_aligned(tmp_path):
+    run = Prepared("DiffRec", FAST, tmp_path)
+    scores = run.model.eval().full_sort_predict(next(iter(run.test))[0])
+    assert scores.stride() == (48, 1) and scores.shape[1] == 41
+    assert scores.view(-1, 41).shape == scores.shape  # as RecBole's trainer reads it

@@ -78,8 +78,8 @@ def training_step(batch: int, n_items: int, hidden: Sequence[int]) -> list[Produ
 
 
 def one_shot(batch: int, dim: int) -> list[Product]:
-    """Guided condition through B, then M, then the factor of the covariance."""
-    return [(batch, dim, dim)] * 3
+    """The condition to the mean, and the noise through the factor of the covariance."""
+    return [(batch, dim, dim)] * 2
 
 
 def loop(batch: int, dim: int, steps: int) -> list[Product]:

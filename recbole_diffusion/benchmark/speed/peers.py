@@ -24,8 +24,8 @@ def copy_weights(network: ItemMLP, stock: nn.Module) -> None:
     linear = [layer for layer in stock.mlp_layers.modules() if isinstance(layer, nn.Linear)]
     first, *inner, last = linear
     stock.emb_layer.load_state_dict(network.time_embed.state_dict())
-    padding = network.input.weight.new_zeros(len(network.input.weight), 1)
-    first.weight.copy_(torch.cat([padding, network.input.weight, network.time_input.weight], dim=1))
+    items = network.input.weight.T
+    first.weight.copy_(torch.cat([items.new_zeros(len(items), 1), items, network.time_input.weight], dim=1))
     first.bias.copy_(network.input.bias)
     for theirs, ours in zip(inner, network.layers, strict=True):
         theirs.load_state_dict(ours.state_dict())

@@ -18,7 +18,7 @@ from recbole_diffusion.diffusion.process import Denoiser, GaussianDiffusion
 from recbole_diffusion.diffusion.samplers import ancestral, time_grid
 from recbole_diffusion.diffusion.schedule import SCHEDULES, make_betas
 from recbole_diffusion.diffusion.timesteps import ImportanceTimesteps
-from recbole_diffusion.model.accelerate import accelerate
+from recbole_diffusion.model.accelerate import accelerate, aligned_rows
 from recbole_diffusion.settings import Settings, SettingsError, setting
 
 FIRST_BETA = 1e-5  # the paper's fixed variance of the first step
@@ -99,6 +99,11 @@ class DiffRec(GeneralRecommender):
         self._composed: tuple[Any, HiddenChain] | None = None
         accelerate(config, self.network)
 
+    def train(self, mode: bool = True) -> Any:
+        """Also forgets the composed chain: torch's fused optimisers change weights without changing their versions."""
+        self._composed = None
+        return super().train(mode)
+
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
         """Algorithm 1: importance-sampled steps, squared error weighted by Eq. 11, divided by the steps' probability."""
         x_0 = self.rows.dense(interaction[self.USER_ID])
@@ -106,7 +111,7 @@ class DiffRec(GeneralRecommender):
         if self.process is None:
             losses = (self.network(x_0, t) - x_0).square().mean(1)
         else:
-            eps = torch.randn_like(x_0)
+            eps = torch.randn_like(x_0.T).T  # of a transposed view, randn_like takes ten times as long
             x_t = self.process.q_sample(x_0, t, eps)
             output = self.network(x_t, t)
             losses = training_loss(self.process, self.settings.mean_type, output, x_0, eps, x_t, t, self.settings.reweight)
@@ -136,7 +141,7 @@ class DiffRec(GeneralRecommender):
 
     @torch.no_grad()
     def _score(self, users: torch.Tensor) -> torch.Tensor:
-        scores = torch.empty(len(users), self.n_items, device=users.device)
+        scores = aligned_rows(len(users), self.n_items, users.device)
         scores[:, 0] = -torch.inf
         noise = keyed_noise(users, self.noise_seed)
         if self._has_hidden_chain():
@@ -159,7 +164,7 @@ class DiffRec(GeneralRecommender):
     def _chain(self) -> HiddenChain:
         """The chain in hidden space, made anew only when the weights have changed."""
         state = tuple((p.data_ptr(), p._version) for p in self.network.parameters())
-        if self._composed is None or self._composed[0] != state:
+        if self.training or self._composed is None or self._composed[0] != state:
             self._composed = state, HiddenChain(self.network, self.process, self.settings.mean_type)
         return self._composed[1]
 

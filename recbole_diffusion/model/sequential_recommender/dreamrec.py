@@ -19,7 +19,7 @@ from recbole_diffusion.diffusion.process import Denoiser, GaussianDiffusion
 from recbole_diffusion.diffusion.samplers import SPACINGS, ancestral, ddim, dpmpp_2m, time_grid
 from recbole_diffusion.diffusion.schedule import SCHEDULES, make_betas
 from recbole_diffusion.diffusion.timesteps import UniformTimesteps
-from recbole_diffusion.model.accelerate import accelerate
+from recbole_diffusion.model.accelerate import accelerate, aligned_rows
 from recbole_diffusion.model.sequential_recommender.encoder import HistoryEncoder
 from recbole_diffusion.model.topk import chunked_topk
 from recbole_diffusion.settings import Settings, SettingsError, setting
@@ -124,6 +124,11 @@ class DreamRec(SequentialRecommender):
         index = start[:, None] + torch.arange(kept, device=history.device)
         return history.gather(1, index), length.clamp(max=kept)
 
+    def train(self, mode: bool = True) -> Any:
+        """Also forgets the composed chain: torch's fused optimisers change weights without changing their versions."""
+        self._composed = None
+        return super().train(mode)
+
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
         """Algorithm 1: without the history with probability p_u; squared error of the predicted target embedding."""
         x_0 = self.item_embedding(interaction[self.POS_ITEM_ID])
@@ -149,7 +154,9 @@ class DreamRec(SequentialRecommender):
 
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
         """Scores ``[B, n_items]``; the padding item's is -inf."""
-        scores = self.generate(interaction) @ self.item_embedding.weight.T
+        oracle = self.generate(interaction)
+        scores = aligned_rows(len(oracle), self.n_items, oracle.device)
+        torch.mm(oracle, self.item_embedding.weight.detach().T, out=scores)
         scores[:, 0] = -torch.inf
         return scores
 
@@ -189,19 +196,21 @@ class DreamRec(SequentialRecommender):
         return self.settings.sampler in ("exact", "mean") and self.network.is_affine
 
     def _closed_form(self, cond: torch.Tensor, noise: Noise) -> torch.Tensor:
-        """One draw of what all steps of Algorithm 2 draw, or its mean; guidance cancels in x."""
-        w = self.settings.guidance_scale
-        u = ((1 + w) * cond - w * self.no_history) @ self.network.affine_parts().B.T
+        """One draw of what all steps of Algorithm 2 draw, or its mean."""
         chain = self._chain()
-        return chain.mean(u) if self.settings.sampler == "mean" else chain.sample(u, noise(u, 0))
+        return chain.mean(cond) if self.settings.sampler == "mean" else chain.sample(cond, noise(cond, 0))
 
     def _chain(self) -> AffineChain:
-        """The composed chain, made anew only when the weights have changed."""
-        state = tuple((p.data_ptr(), p._version) for p in self.network.parameters())
-        if self._composed is None or self._composed[0] != state:
+        """The law of the oracle item given the encoded history, made anew only when the weights have changed.
+
+        Guidance cancels in x: the chain's input is u = B ((1 + w) c - w Phi).
+        """
+        state = tuple((p.data_ptr(), p._version) for p in (*self.network.parameters(), self.no_history))
+        if self.training or self._composed is None or self._composed[0] != state:
             shift = self.network.time_shift(torch.arange(self.process.n_steps, device=self.no_history.device))
-            A = self.network.affine_parts().A
-            self._composed = state, affine_chain(A, shift, self.process, self.settings.mean_type)
+            A, B, w = *self.network.affine_parts()[:2], self.settings.guidance_scale
+            chain = affine_chain(A, shift, self.process, self.settings.mean_type)
+            self._composed = state, chain.after((1 + w) * B, -w * B @ self.no_history).to(B.dtype)
         return self._composed[1]
 
     def _step_by_step(self, cond: torch.Tensor, noise: Noise) -> torch.Tensor:
