@@ -18,6 +18,7 @@ import recbole.data.utils
 import recbole.model.general_recommender
 import recbole.model.sequential_recommender
 import recbole.quick_start.quick_start
+import recbole.trainer
 import recbole.utils.utils
 from recbole.utils import ModelType
 
@@ -34,6 +35,8 @@ class Model:
         group: heading in the list of models.
         module: file name without ``.py``; the lower-case name unless several classes share a file.
         protocol: evaluation protocol where the user names none; None leaves RecBole's defaults.
+        trainer: module in ``recbole_diffusion.trainer`` that has the class ``<name>Trainer``, for a model that RecBole's
+            own trainer cannot train; empty: RecBole's.
         reads_history: trains on whole user rows of the interaction matrix, not on single interactions.
         stock_yaml: the RecBole model whose YAML file this one reads (for RecBole's own classes under another name).
     """
@@ -43,6 +46,7 @@ class Model:
     group: str
     module: str = ""
     protocol: str | None = None
+    trainer: str = ""
     reads_history: bool = False
     stock_yaml: str | None = None
 
@@ -50,6 +54,12 @@ class Model:
         """Imports the class."""
         path = f"recbole_diffusion.model.{self.task}.{self.module or self.name.lower()}"
         return getattr(importlib.import_module(path), self.name)
+
+    def load_trainer(self) -> type | None:
+        """Imports the trainer class; None for a model that has none of its own."""
+        if not self.trainer:
+            return None
+        return getattr(importlib.import_module(f"recbole_diffusion.trainer.{self.trainer}"), f"{self.name}Trainer")
 
 
 def _general(name: str, group: str, **more: Any) -> Model:
@@ -157,6 +167,9 @@ def register() -> None:
     # RecBole's classes of the same name are loaded before their module names point to ours.
     for model in sorted(MODELS.values(), key=lambda model: not model.stock_yaml):
         _alias(model)
+        trainer = model.load_trainer()
+        if trainer is not None:
+            setattr(recbole.trainer, trainer.__name__, trainer)  # where RecBole's get_trainer looks first
 
 
 def _replace(stock: Callable[..., Any], ours: Callable[..., Any]) -> None:
