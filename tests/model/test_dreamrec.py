@@ -24,7 +24,8 @@ class TestDreamRec(ModelContract):
     name = "DreamRec"
     settings = FAST
     variants = [{}, {"sampler": "mean"}, {"sampler": "ancestral"}, {"sampler": "ddim", "sampler_steps": 7},
-                {"sampler": "dpmpp_2m", "sampler_steps": 7}, {"n_samples": 3}, {"guidance_scale": 0.0}]  # fmt: skip
+                {"sampler": "dpmpp_2m", "sampler_steps": 7}, {"n_samples": 3}, {"guidance_scale": 0.0},
+                {"ranking": "centred"}]  # fmt: skip
     hit = 0.9
 
 
@@ -111,3 +112,35 @@ def test_compiling_changes_no_names(tmp_path):
     compiled = Prepared("DreamRec", FAST | {"torch_compile": True}, tmp_path / "b").model
     assert compiled.network._compiled_call_impl is not None and plain.network._compiled_call_impl is None
     assert list(compiled.state_dict()) == list(plain.state_dict())
+
+
+def test_centred_ranking_does_not_see_a_shift_of_all_embeddings(tmp_path):
+    """(x - m) . (e - m) by hand, up to a constant of each row."""
+    run = Prepared("DreamRec", FAST | {"ranking": "centred"}, tmp_path)
+    model, batch = run.model.eval(), run.batch()
+    scores = model.full_sort_predict(batch)[:, 1:]
+    items = model.item_embedding.weight[1:]
+    mean = items.mean(0)
+    expected = (model.generate(batch) - mean) @ (items - mean).T
+    difference = scores - expected
+    torch.testing.assert_close(difference, difference[:, :1].expand_as(difference), rtol=0, atol=1e-4)
+    top, _ = model.topk(batch, 5)
+    torch.testing.assert_close(top, scores.topk(5).values)
+
+
+def test_diagnostics_tell_a_collapse(tmp_path):
+    model = Prepared("DreamRec", FAST, tmp_path).model
+    n, d = model.n_items - 1, model.settings.hidden_size
+    weight = model.item_embedding.weight.data
+    weight[1:] = torch.eye(n, d)  # 24 orthogonal directions in 32
+    spread = model.diagnostics()
+    assert spread["effective_rank"] == pytest.approx(n) and spread["mean_cosine"] == pytest.approx(0, abs=1e-6)
+    weight[1:] = 0.01 * torch.ones(n, d)
+    collapsed = model.diagnostics()
+    assert collapsed["effective_rank"] == pytest.approx(1) and collapsed["mean_cosine"] == pytest.approx(1)
+    assert collapsed["median_norm"] == pytest.approx(0.01 * d**0.5, rel=1e-5)
+    torch.manual_seed(0)
+    weight[1:] = torch.randn(n, d)
+    unit = torch.nn.functional.normalize(weight[1:].double())
+    off_diagonal = (unit @ unit.T)[~torch.eye(n, dtype=torch.bool)]
+    assert model.diagnostics()["mean_cosine"] == pytest.approx(float(off_diagonal.mean()), rel=1e-4)

@@ -20,6 +20,7 @@ from recbole_diffusion.diffusion.samplers import SPACINGS, ancestral, ddim, dpmp
 from recbole_diffusion.diffusion.schedule import SCHEDULES, make_betas
 from recbole_diffusion.diffusion.timesteps import UniformTimesteps
 from recbole_diffusion.model.accelerate import accelerate, aligned_rows
+from recbole_diffusion.model.diagnostics import collapse
 from recbole_diffusion.model.sequential_recommender.encoder import HistoryEncoder
 from recbole_diffusion.model.topk import chunked_topk
 from recbole_diffusion.settings import Settings, SettingsError, setting
@@ -41,6 +42,7 @@ class DreamRecSettings(Settings):
     sampler_steps: int = setting(ge=1)
     sampler_spacing: str = setting(choices=SPACINGS)
     n_samples: int = setting(ge=1)
+    ranking: str = setting(choices=("inner_product", "centred"))
     denoiser: str = setting(choices=("mlp1", "mlp2"))
     history_length: int = setting(ge=1)
     hidden_size: int = setting(ge=1)
@@ -74,7 +76,7 @@ class DreamRec(SequentialRecommender):
     """DreamRec (NeurIPS 2023): generates the embedding of the ideal next item, guided by the history.
 
     Training is Algorithm 1, generation Algorithm 2 of the paper; an item's score is its inner product with the generated
-    embedding.
+    embedding, or (``ranking = centred``, not in the paper) that of both less the mean of all items' embeddings.
 
     By default the loss moves the network and the encoder, through which item embeddings are learnt too, but not the target
     e_0: Algorithm 1 takes the gradient of the network's parameters. The official code lets it move e_0 as well
@@ -154,16 +156,16 @@ class DreamRec(SequentialRecommender):
 
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
         """Scores ``[B, n_items]``; the padding item's is -inf."""
-        oracle = self.generate(interaction)
-        scores = aligned_rows(len(oracle), self.n_items, oracle.device)
-        torch.mm(oracle, self.item_embedding.weight.detach().T, out=scores)
+        query = self._query(interaction)
+        scores = aligned_rows(len(query), self.n_items, query.device)
+        torch.mm(query, self.item_embedding.weight.detach().T, out=scores)
         scores[:, 0] = -torch.inf
         return scores
 
     @torch.no_grad()
     def topk(self, interaction: Any, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores and ids ``[B, k]`` of the best items, best first, without a ``[B, n_items]`` tensor."""
-        scores, rows = chunked_topk(self.generate(interaction), self.item_embedding.weight[1:], k)
+        scores, rows = chunked_topk(self._query(interaction), self.item_embedding.weight[1:], k)
         return scores, rows + 1  # item 0 is padding
 
     def predict(self, interaction: Any) -> torch.Tensor:
@@ -171,13 +173,27 @@ class DreamRec(SequentialRecommender):
         keys, inverse = torch.unique(self._keys(interaction), return_inverse=True)
         position = torch.arange(len(inverse), device=inverse.device)
         first = position.new_full(keys.shape, len(inverse)).scatter_reduce(0, inverse, position, "amin")
-        oracle = self.generate(interaction[first.cpu()])[inverse]
-        return (oracle * self.item_embedding(interaction[self.ITEM_ID])).sum(1)
+        query = self._query(interaction[first.cpu()])[inverse]
+        return (query * self.item_embedding(interaction[self.ITEM_ID])).sum(1)
 
     def _keys(self, interaction: Any) -> torch.Tensor:
         """A number for each history ``[B]``: same history, same number, hence same noise."""
         history, _ = self._latest(interaction)
         return (history * self.hash_multipliers[: history.shape[1]]).sum(1)
+
+    @torch.no_grad()
+    def _query(self, interaction: Any) -> torch.Tensor:
+        """What every item's embedding is multiplied with ``[B, d]``.
+
+        Centred, an item scores (x - m) . (e - m), m the mean embedding; (x - m) . m is the same for all items and left out.
+        """
+        oracle = self.generate(interaction)
+        return oracle - self.item_embedding.weight[1:].mean(0) if self.settings.ranking == "centred" else oracle
+
+    @torch.no_grad()
+    def diagnostics(self) -> dict[str, float]:
+        """Whether the item embeddings have collapsed, for the record."""
+        return collapse(self.item_embedding.weight[1:])
 
     @torch.no_grad()
     def generate(self, interaction: Any) -> torch.Tensor:

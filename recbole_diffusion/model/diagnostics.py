@@ -1,0 +1,24 @@
+"""Numbers that say what went wrong with a trained model; they stand under ``diagnostics`` in the record."""
+
+from __future__ import annotations
+
+import torch
+
+
+def collapse(embeddings: torch.Tensor) -> dict[str, float]:
+    """How far embeddings ``[n, d]`` have shrunk to a point or a line, from their directions and their lengths.
+
+    Returns:
+        ``effective_rank``: exp of the entropy of the normalised singular values of the unit vectors (Roy and Vetterli,
+        EUSIPCO 2007), from 1 to d. ``mean_cosine``: over all pairs of different rows; 0 for unrelated directions, 1 for
+        a single one. ``median_norm``: median length.
+    """
+    embeddings = embeddings.double()
+    n = len(embeddings)
+    unit = torch.nn.functional.normalize(embeddings)
+    share = torch.linalg.svdvals(unit)
+    return {
+        "effective_rank": float(torch.special.entr(share / share.sum()).sum().exp()),
+        "mean_cosine": float((unit.sum(0).square().sum() - n) / (n * max(n - 1, 1))),
+        "median_norm": float(embeddings.norm(dim=1).median()),
+    }
