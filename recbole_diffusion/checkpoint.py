@@ -275,6 +275,11 @@ def _no_pickles(config: Config) -> Iterator[None]:
             config[key] = value
 
 
+def load_weights(model: Any, file: str | os.PathLike[str], device: Any = None) -> None:
+    """Loads what a checkpoint holds of the model itself; see :func:`load_checkpoint` for what it raises."""
+    _load_into(model, load_checkpoint(file, map_location=device))
+
+
 def _load_into(model: Any, checkpoint: dict[str, Any]) -> None:
     model.load_state_dict(checkpoint["state_dict"])
     model.load_other_parameter(checkpoint.get("other_parameter"))
@@ -333,7 +338,7 @@ def _evaluate(original: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         if eval_data and load_best_model:
             file = model_file or self.saved_model_file
-            _load_into(self.model, load_checkpoint(file, map_location=self.device))
+            load_weights(self.model, file, self.device)
             self.logger.info(f"Loading model structure and parameters from {file}")
         return original(self, eval_data, load_best_model=False, show_progress=show_progress)
 

@@ -23,6 +23,7 @@ from recbole.config import Config
 from recbole.utils import ModelType, argument_list
 
 from recbole_diffusion import registry
+from recbole_diffusion.data.test_input import check_test_input
 from recbole_diffusion.settings import Settings, SettingsError, setting
 
 RECBOLE_DIR = Path(recbole.__file__).resolve().parent
@@ -32,12 +33,13 @@ PLUGIN_KEYS: dict[str, Any] = {
     "strict_config": True,  # refuse unknown keys
     "protocol": None,  # name of the evaluation
     "empty_histories": "pad",  # or drop: what becomes of rows without a history in given parts (data/item_lists.py)
+    "test_input": "train",  # or train+valid: what general models see at test time (data/test_input.py)
     "matmul_precision": "highest",  # or high, medium: float32 products of our models (model/accelerate.py)
     "torch_compile": False,  # compile our models' networks
 }
 
 # What an evaluation protocol decides; a user's value for one of these is an override that the record names.
-PROTOCOL_KEYS = ("eval_args", "metrics", "topk", "valid_metric", "repeatable")
+PROTOCOL_KEYS = ("eval_args", "metrics", "topk", "valid_metric", "repeatable", "test_input")
 
 
 def properties_dir() -> Path:
@@ -212,6 +214,7 @@ def check_config(config: Config) -> None:
     TrainingSettings.read(config)
     _check_learner(config)
     _check_valid_metric(config)
+    check_test_input(config)
     settings_class = getattr(config.model_class, "settings_class", None)
     if settings_class is not None:
         settings_class.read(config)

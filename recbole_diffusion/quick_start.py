@@ -15,7 +15,9 @@ from recbole.utils import get_environment, get_trainer, init_logger, init_seed, 
 
 from recbole_diffusion import registry
 from recbole_diffusion.benchmark.record import Run, make_record, settings_hash, write_record
+from recbole_diffusion.checkpoint import load_weights
 from recbole_diffusion.config import build_config, check_dataset
+from recbole_diffusion.data.test_input import show_validation_items
 from recbole_diffusion.settings import SettingsError
 from recbole_diffusion.trainer import tracked
 
@@ -81,7 +83,11 @@ def run(
 
     _, valid = trainer.fit(train_data, valid_data, show_progress=config["show_progress"])
     started = perf_counter()
-    test = trainer.evaluate(test_data, load_best_model=True, show_progress=config["show_progress"])
+    more_input = config["test_input"] == "train+valid"
+    if more_input:
+        load_weights(model, trainer.saved_model_file, config["device"])
+        show_validation_items(model, train_data._dataset, valid_data._dataset)
+    test = trainer.evaluate(test_data, load_best_model=not more_input, show_progress=config["show_progress"])
     finished = Run(
         config=config,
         model=model,

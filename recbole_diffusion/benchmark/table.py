@@ -63,8 +63,7 @@ def _table(records: list[dict[str, Any]]) -> list[str]:
     for group in rows:
         cells = [
             group[0]["model"],
-            # RecBole demands repeatable = True of sequential models; for others it would mask nothing.
-            "history, no mask" if group[0]["settings"]["repeatable"] else "training items, masked",
+            _input(group[0]["settings"]),
             str(len(group)),
             _spread(record["valid"][metric] for record in group),
             *(_spread(record["test"].get(name, float("nan")) for record in group) for name in names),
@@ -75,6 +74,13 @@ def _table(records: list[dict[str, Any]]) -> list[str]:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def _input(settings: dict[str, Any]) -> str:
+    # RecBole demands repeatable = True of sequential models; for others it would mask nothing.
+    if settings["repeatable"]:
+        return "history, no mask"
+    return "training and validation items, masked" if settings.get("test_input") == "train+valid" else "training items, masked"
 
 
 def _spread(values: Iterable[float]) -> str:

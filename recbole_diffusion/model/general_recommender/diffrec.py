@@ -90,7 +90,7 @@ class DiffRec(GeneralRecommender):
         super().__init__(config, dataset)
         s = self.settings = DiffRecSettings.read(config)
         self.noise_seed = config["seed"]
-        self.rows = InteractionRows.from_dataset(dataset, (s.w_min, s.w_max) if s.time_aware else None)
+        self.read_histories(dataset)
         self.network = ItemMLP(
             self.n_items - 1, s.dims_dnn, s.embedding_size, s.mlp_act_func, dropout=s.dropout, normalize=s.norm
         )
@@ -98,6 +98,11 @@ class DiffRec(GeneralRecommender):
         self.process = GaussianDiffusion(s.betas()) if s.noise_scale > 0 else None
         self._composed: tuple[Any, HiddenChain] | None = None
         accelerate(config, self.network)
+
+    def read_histories(self, dataset: Any) -> None:
+        """Takes the users' rows from another part of the data (see :mod:`recbole_diffusion.data.test_input`)."""
+        weights = (self.settings.w_min, self.settings.w_max) if self.settings.time_aware else None
+        self.rows = InteractionRows.from_dataset(dataset, weights).to(self.device)
 
     def train(self, mode: bool = True) -> Any:
         """Also forgets the composed chain: torch's fused optimisers change weights without changing their versions."""

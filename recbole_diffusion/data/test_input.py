@@ -1,0 +1,55 @@
+"""What a general model sees of a user at test time: the training items, or the validation items as well.
+
+A sequential model's test history ends with the validation item; a general model is given the training part only. With the
+setting ``test_input = train+valid`` both see the same. Weights stay what training made them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from recbole.data.interaction import cat_interactions
+from recbole.model.abstract_recommender import AutoEncoderMixin
+from recbole.model.general_recommender import EASE, ItemKNN, SLIMElastic
+
+from recbole_diffusion.settings import SettingsError
+
+CHOICES = ("train", "train+valid")
+
+
+def check_test_input(config: Any) -> None:
+    """Refuses a wrong value, and ``train+valid`` for a model that reads no interactions of a user when it scores.
+
+    Raises:
+        SettingsError: names the model and what is allowed.
+    """
+    value = config["test_input"]
+    if value not in CHOICES:
+        raise SettingsError(f"test_input = {value!r}: must be one of {', '.join(CHOICES)}")
+    readers = (AutoEncoderMixin, EASE, SLIMElastic, ItemKNN)
+    reads = hasattr(config.model_class, "read_histories") or issubclass(config.model_class, readers)
+    of_users = issubclass(config.model_class, ItemKNN) and config["knn_method"] == "user"
+    if value == "train+valid" and (not reads or of_users):
+        raise SettingsError(
+            f"test_input = {value!r}: {config.model} reads no list of a user's items when it scores; allowed: train"
+        )
+
+
+def show_validation_items(model: Any, train: Any, valid: Any) -> None:
+    """Gives a trained model the users' training and validation items as input.
+
+    Args:
+        model: a model that :func:`check_test_input` lets pass.
+        train: RecBole ``Dataset`` of the training part.
+        valid: that of the validation part.
+    """
+    both = train.copy(cat_interactions([train.inter_feat, valid.inter_feat]))
+    if hasattr(model, "read_histories"):
+        model.read_histories(both)
+    elif isinstance(model, AutoEncoderMixin):
+        model.build_histroy_items(both)
+    else:
+        model.interaction_matrix = both.inter_matrix(form="csr").astype(np.float32)
+        if isinstance(model, ItemKNN):
+            model.pred_mat = model.interaction_matrix.dot(model.w).tolil()
