@@ -153,7 +153,7 @@ _STOCK: dict[str, Callable[..., Any]] = {}
 
 def register() -> None:
     """Makes RecBole find our models, settings, data loaders and checkpoints; a second call changes nothing."""
-    from recbole_diffusion import checkpoint, config
+    from recbole_diffusion import checkpoint, config, metrics
 
     if _STOCK:
         return
@@ -163,6 +163,7 @@ def register() -> None:
     _replace(recbole.utils.utils.get_model, get_model)
     _replace(recbole.quick_start.quick_start.run_recboles, run_recboles)
     config.patch_config()
+    metrics.register()
     checkpoint.patch_trainer()
     # RecBole's classes of the same name are loaded before their module names point to ours.
     for model in sorted(MODELS.values(), key=lambda model: not model.stock_yaml):
