@@ -52,6 +52,7 @@ def apply() -> None:
     parse_settings_safely()
     name_kd_teacher_safely()
     use_current_grad_scaler()
+    collect_counts()
 
 
 def replace(owner: Any, name: str, make: Callable[[Any], Callable[..., Any]]) -> None:
@@ -333,3 +334,26 @@ def use_current_grad_scaler() -> None:
             GradScaler=functools.partial(torch.amp.GradScaler, "cuda"),
             autocast=functools.partial(torch.autocast, "cuda"),
         )
+
+
+def collect_counts() -> None:
+    """Lets metrics use what is not a tensor: numbers of users and items, counts of the training data.
+
+    Symptom: ``'int' object has no attribute 'cpu'`` (or ``'Counter' object``) at the first evaluation with ItemCoverage,
+    AveragePopularity, GiniIndex, ShannonEntropy or TailPercentage, from evaluator/collector.py:236 (RecBole issue #2194).
+    """
+    import torch
+    from recbole.evaluator.collector import Collector
+
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def get_data_struct(self: Any) -> Any:
+            held = self.data_struct._data_dict
+            counts = {key: held.pop(key) for key in list(held) if not isinstance(held[key], torch.Tensor)}
+            collected = original(self)
+            for struct in (self.data_struct, collected):
+                struct._data_dict.update(counts)
+            return collected
+
+        return get_data_struct
+
+    replace(Collector, "get_data_struct", make)

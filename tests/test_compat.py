@@ -17,6 +17,7 @@ from recbole.config import Config
 from recbole.data import create_dataset
 from recbole.data.dataset import dataset as dataset_module
 from recbole.data.dataset import sequential_dataset
+from recbole.evaluator.register import metrics_dict
 from recbole.model.context_aware_recommender import kd_dagfm
 from recbole.model.general_recommender import LightGCN
 from recbole.trainer import trainer as trainer_module
@@ -303,6 +304,29 @@ def test_the_gradient_scaler_does_not_warn(config):
     if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 4):
         with pytest.warns(FutureWarning, match="deprecated"):
             torch.cuda.amp.GradScaler(enabled=False)
+
+
+def test_metrics_of_counts(tmp_path):
+    """Item coverage by hand: Pop's list is one and the same for two users, whatever it is."""
+    from recbole.evaluator.collector import Collector
+
+    config = {"metrics": ["ItemCoverage", "AveragePopularity"], "topk": [2], "metric_decimal_place": 4, "device": "cpu",
+              "eval_args": {"mode": {"valid": "full"}}, "ITEM_ID_FIELD": "item"}  # fmt: skip
+    collector = Collector(config)
+    counts = {1: 4, 2: 2, 3: 1}
+    train = types.SimpleNamespace(dataset=types.SimpleNamespace(num=lambda field: 11, item_counter=counts))
+    collector.data_collect(train)
+    collector.data_struct.set("rec.items", torch.tensor([[1, 2], [1, 2]]))
+    with pytest.raises(AttributeError, match="no attribute 'cpu'"):
+        Collector.get_data_struct.__wrapped__(collector)
+    struct = collector.get_data_struct()
+    assert evaluate("ItemCoverage", config, struct) == {"itemcoverage@2": 0.1818}  # 2 of 11: RecBole counts the padding item
+    assert evaluate("AveragePopularity", config, struct) == {"averagepopularity@2": 3.0}
+    assert "rec.items" not in collector.data_struct and collector.data_struct.get("data.num_items") == 11  # as RecBole resets
+
+
+def evaluate(metric, config, struct):
+    return metrics_dict[metric.lower()](config).calculate_metric(struct)
 
 
 def test_applying_twice_changes_nothing():
