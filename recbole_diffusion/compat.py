@@ -53,6 +53,7 @@ def apply() -> None:
     name_kd_teacher_safely()
     use_current_grad_scaler()
     collect_counts()
+    count_popularity()
 
 
 def replace(owner: Any, name: str, make: Callable[[Any], Callable[..., Any]]) -> None:
@@ -357,3 +358,32 @@ def collect_counts() -> None:
         return get_data_struct
 
     replace(Collector, "get_data_struct", make)
+
+
+def count_popularity() -> None:
+    """Lets Pop count every training interaction once, and nothing else.
+
+    Symptom: ``item_cnt[item] = item_cnt[item] + 1`` (model/general_recommender/pop.py:43) counts an item once per batch,
+    however often it is in it, and counts sampled negatives, of which RecBole gives Pop one per interaction by default. On
+    DiffRec's ML-1M, Recall@20 is .084 in place of .0993.
+    """
+    import torch
+    from recbole.model.general_recommender import Pop
+
+    def make_init(original: Callable[..., Any]) -> Callable[..., Any]:
+        def __init__(self: Any, config: Any, dataset: Any) -> None:
+            original(self, config, dataset)
+            items = dataset.inter_feat[dataset.iid_field]
+            self.item_cnt = torch.bincount(items, minlength=self.n_items).unsqueeze(1).to(self.device)
+            self.max_cnt = self.item_cnt.max(dim=0).values
+
+        return __init__
+
+    def make_loss(original: Callable[..., Any]) -> Callable[..., Any]:
+        def calculate_loss(self: Any, interaction: Any) -> Any:
+            return torch.nn.Parameter(torch.zeros(1)).to(self.device)  # there is nothing to learn
+
+        return calculate_loss
+
+    replace(Pop, "__init__", make_init)
+    replace(Pop, "calculate_loss", make_loss)

@@ -325,6 +325,18 @@ def test_metrics_of_counts(tmp_path):
     assert "rec.items" not in collector.data_struct and collector.data_struct.get("data.num_items") == 11  # as RecBole resets
 
 
+@pytest.mark.parametrize("negatives", [{}, {"train_neg_sample_args": None}])
+def test_pop_counts_every_interaction_once(tmp_path, negatives):
+    from trained import circles, scores_of, train
+
+    trained = train("Pop", circles(tmp_path), train_batch_size=7, **negatives)
+    expected = np.bincount(trained.train.dataset.inter_feat["item_id"].numpy(), minlength=25)
+    assert expected.max() > expected[1:].min()
+    assert trained.trainer.model.item_cnt[:, 0].tolist() == expected.tolist()
+    scores = scores_of(trained.trainer.model, trained.test)[0].view(-1, 25)
+    np.testing.assert_allclose(scores[0], expected / expected.max())
+
+
 def evaluate(metric, config, struct):
     return metrics_dict[metric.lower()](config).calculate_metric(struct)
 
