@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from recbole_diffusion import registry
+from recbole_diffusion.benchmark.command import add_benchmark
 from recbole_diffusion.benchmark.elbo import add_elbo
 from recbole_diffusion.benchmark.record import result_table
 from recbole_diffusion.benchmark.speed import add_speed
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_models(commands)
     _add_convert(commands)
+    add_benchmark(commands)
     add_elbo(commands)
     add_speed(commands)
     return parser
@@ -201,3 +203,7 @@ def _convert(options: argparse.Namespace, rest: list[str], arguments: list[str])
     except (ValueError, OSError) as error:
         raise SettingsError(str(error)) from error
     print(report.table())
+
+
+if __name__ == "__main__":
+    entry_point()

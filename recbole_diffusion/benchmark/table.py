@@ -1,6 +1,7 @@
 """Tables made from records: ``python -m recbole_diffusion.benchmark.table [--check]``.
 
-Reads ``results/runs/*.json`` and writes ``results/<dataset>.md``, one table per protocol. Nothing in a table is typed.
+Reads ``results/runs/*.json`` and writes ``results/<benchmark>.md`` from the records of a benchmark (:mod:`page`) and
+``results/<dataset>.md``, one table per protocol, from all others. Nothing in a table is typed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_diffusion.benchmark.page import make_page
+from recbole_diffusion.benchmark.spec import read_spec
+
 _NOT_SETTINGS = ("seed", "data_path", "checkpoint_dir", "show_progress", "state")
 
 
@@ -22,12 +26,32 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
 
 
-def make_tables(records: Iterable[dict[str, Any]]) -> dict[str, str]:
-    """Markdown pages by file name, one per data set."""
-    by_dataset = defaultdict(list)
+def make_tables(folder: Path) -> dict[str, str]:
+    """Markdown pages by file name, one per benchmark, and one per data set with runs of no benchmark.
+
+    Args:
+        folder: of the records, and of the specifications that the package does not bring.
+    """
+    records = read_records(folder)
+    by_dataset, by_benchmark = defaultdict(list), defaultdict(list)
     for record in records:
-        by_dataset[record["dataset"]].append(record)
-    return {f"{dataset}.md": _page(dataset, of_dataset) for dataset, of_dataset in sorted(by_dataset.items())}
+        if "benchmark" in record:
+            by_benchmark[record["benchmark"]["name"]].append(record)
+        else:
+            by_dataset[record["dataset"]].append(record)
+    pages = {f"{dataset}.md": _page(dataset, of_dataset) for dataset, of_dataset in sorted(by_dataset.items())}
+    for name, of_name in sorted(by_benchmark.items()):
+        own = folder / f"{name}.yaml"
+        pages[f"{name}.md"] = make_page(read_spec(str(own) if own.is_file() else name), of_name)
+    return pages
+
+
+def write_pages(results: Path) -> list[str]:
+    """Writes all pages of a results folder; returns their names."""
+    pages = make_tables(results / "runs")
+    for name, page in pages.items():
+        (results / name).write_text(page, encoding="utf-8")
+    return list(pages)
 
 
 def _page(dataset: str, records: list[dict[str, Any]]) -> str:
@@ -96,18 +120,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of tables, with runs/ inside")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a table is out of step")
     options = parser.parse_args(argv)
-    pages = make_tables(read_records(options.results / "runs"))
+    if not options.check:
+        print(f"{len(write_pages(options.results))} tables written")
+        return 0
+    pages = make_tables(options.results / "runs")
     stale = [name for name, page in pages.items() if not _same(options.results / name, page)]
     stale += [file.name for file in options.results.glob("*.md") if file.name not in pages]
-    if options.check:
-        for name in stale:
-            print(f"{options.results / name} is not what results/runs says", file=sys.stderr)
-        print(f"{len(pages)} tables, {len(stale)} out of step")
-        return 1 if stale else 0
-    for name, page in pages.items():
-        (options.results / name).write_text(page, encoding="utf-8")
-    print(f"{len(pages)} tables written")
-    return 0
+    for name in stale:
+        print(f"{options.results / name} is not what results/runs says", file=sys.stderr)
+    print(f"{len(pages)} tables, {len(stale)} out of step")
+    return 1 if stale else 0
 
 
 def _same(file: Path, page: str) -> bool:

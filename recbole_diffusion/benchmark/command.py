@@ -1,0 +1,182 @@
+"""``recbole-diffusion benchmark``: runs what a specification asks for, and writes the page of its results.
+
+Each run is a process of its own (``recbole-diffusion run``), so that its memory and its settings are its own and a crash ends
+one run only. A run whose record is there is not run again; a killed one goes on from its last whole epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from recbole_diffusion.benchmark.record import settings_hash, write_record
+from recbole_diffusion.benchmark.spec import Row, Spec, read_spec, slug, specs
+from recbole_diffusion.benchmark.table import write_pages
+from recbole_diffusion.config import build_config, check_dataset
+from recbole_diffusion.settings import SettingsError
+
+_EXAMPLES = """\
+examples:
+  recbole-diffusion benchmark reproduction --data_path dataset --list
+  recbole-diffusion benchmark reproduction --data_path dataset --only "EASE"
+  nohup recbole-diffusion benchmark reproduction --data_path dataset --results results &
+
+Records go to RESULTS/runs/, one file per run; pages are made from them. Interrupt it and start it again as you like.
+"""
+
+
+def add_benchmark(commands: Any) -> None:
+    """Adds the command to the parsers of ``recbole-diffusion``."""
+    parser = commands.add_parser(
+        "benchmark",
+        help="run every row of a results page that is not there yet",
+        description="Runs the rows of a specification, tunes where it says so, and writes the page of the results.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("spec", metavar="SPEC", help=f"{', '.join(specs())}, or a YAML file")
+    parser.add_argument("--data_path", type=Path, help="folder of data sets (default: RecBole's)")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of pages (default: %(default)s)")
+    parser.add_argument("--only", metavar="TEXT", default="", help="rows whose name contains TEXT")
+    parser.add_argument("--list", action="store_true", help="say what is there and what is missing; run nothing")
+    parser.add_argument("--checkpoint_dir", type=Path, default=Path("saved"), help="folder of checkpoints and logs")
+    parser.set_defaults(run=run_benchmark)
+
+
+def run_benchmark(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> int:
+    """Runs the command; see ``recbole-diffusion benchmark --help``.
+
+    Returns:
+        1 if a run failed, else 0.
+
+    Raises:
+        SettingsError: a bad specification, an unknown data set, or settings that its model refuses; nothing has run then.
+    """
+    spec = read_spec(options.spec)
+    rows = [row for row in spec.rows if options.only.lower() in row.name.lower()]
+    if not rows:
+        raise SettingsError(f"--only {options.only!r}: no such row; rows are {', '.join(row.name for row in spec.rows)}")
+    bench = Bench(spec, options.data_path, options.results, options.checkpoint_dir)
+    for row in rows:
+        bench.check(row)
+    if options.list:
+        for row in rows:
+            done, asked = bench.count(row)
+            print(f"{done:>3} of {asked:<3} {row.name}")
+        return 0
+    keep_spec(options.spec, spec.name, options.results / "runs")
+    failures = [failed for row in rows for failed in bench.run(row)]
+    write_pages(options.results)
+    for file in failures:
+        print(f"failed: see {file}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def keep_spec(given: str, name: str, folder: Path) -> None:
+    """Puts a specification of the user's beside its records, so that the page can be made again without it."""
+    if name not in specs():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.yaml").write_text(Path(given).read_text(encoding="utf-8"), encoding="utf-8")
+
+
+class Bench:
+    """Runs rows of a specification.
+
+    Args:
+        spec: what to run.
+        data_path: folder of data sets; None: RecBole's own.
+        results: folder of pages; records go to ``runs/`` in it.
+        checkpoint_dir: folder of checkpoints and of the runs' output.
+    """
+
+    def __init__(self, spec: Spec, data_path: Path | None, results: Path, checkpoint_dir: Path) -> None:
+        self.spec, self.results, self.checkpoint_dir = spec, results, checkpoint_dir
+        self.data = {} if data_path is None else {"data_path": str(data_path)}
+
+    def check(self, row: Row) -> None:
+        """Refuses a row that cannot run, before anything runs."""
+        for settings in row.trials():
+            try:
+                check_dataset(build_config(row.model, row.dataset, None, settings | self.data))
+            except SettingsError as error:
+                raise SettingsError(f"row {row.name!r}: {error}") from error
+
+    def count(self, row: Row) -> tuple[int, int]:
+        """Runs that are there and runs that are asked for, trials included."""
+        trials = [self.record_file(row, settings, row.seeds[0]).exists() for settings in row.trials()] if row.tune else []
+        best = self.best_trial(row) if all(trials) else None
+        seeds = [best is not None and self.record_file(row, best, seed).exists() for seed in row.seeds]
+        return sum(trials) + sum(seeds), len(trials) + len(seeds)
+
+    def run(self, row: Row) -> Iterator[Path]:
+        """Runs what is missing of a row; yields the output file of each run that failed."""
+        if row.tune:
+            failed = False
+            for settings in row.trials():
+                log = self._run_one(row, settings, row.seeds[0], "trial")
+                if log is not None:
+                    failed = True
+                    yield log
+            if failed:
+                return
+        best = self.best_trial(row)
+        for seed in row.seeds:
+            log = self._run_one(row, best, seed, "seed")
+            if log is not None:
+                yield log
+
+    def best_trial(self, row: Row) -> dict[str, Any]:
+        """The settings of the trial with the best validation score; without candidates, the row's."""
+        trials = list(row.trials())
+        if len(trials) == 1:
+            return trials[0]
+
+        def score(settings: dict[str, Any]) -> float:
+            record = _read(self.record_file(row, settings, row.seeds[0]))
+            return float(record["valid"][record["settings"]["valid_metric"].lower()])
+
+        return max(trials, key=score)
+
+    def record_file(self, row: Row, settings: dict[str, Any], seed: int) -> Path:
+        """Where the record of a run is: a function of its settings."""
+        config = build_config(row.model, row.dataset, None, settings | self.data | {"seed": seed})
+        return self.results / "runs" / f"{self.spec.name}-{slug(row.name)}-{seed}-{settings_hash(config)}.json"
+
+    def _run_one(self, row: Row, settings: dict[str, Any], seed: int, role: str) -> Path | None:
+        """Runs once, unless the record is there; returns the output file if that failed."""
+        file = self.record_file(row, settings, seed)
+        if not file.exists():
+            log = self.checkpoint_dir / f"{file.stem}.log"
+            log.parent.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial = file.with_suffix(".running")
+            given = settings | self.data | {"seed": seed, "checkpoint_dir": str(self.checkpoint_dir)}
+            command = [sys.executable, "-m", "recbole_diffusion.cli", "run", f"--model={row.model}", f"--dataset={row.dataset}"]
+            command += [f"--record={partial}", "--resume", "--show_progress=False"]
+            command += [f"--{key}={value!r}" for key, value in given.items()]
+            print(f"{row.name}, seed {seed} ({role}): running, output in {log}", flush=True)
+            with open(log, "w", encoding="utf-8") as output:
+                status = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT).returncode
+            if status != 0:
+                print(f"{row.name}, seed {seed} ({role}): failed with status {status}", flush=True)
+                return log
+            partial.rename(file)
+        # The best trial is also a run of its row.
+        record = _read(file)
+        label = {"name": self.spec.name, "row": row.name, "role": role}
+        if record.get("benchmark", {}).get("role") != "seed" and record.get("benchmark") != label:
+            write_record(record | {"benchmark": label}, file)
+        metric = record["settings"]["valid_metric"].lower()
+        print(f"{row.name}, seed {seed} ({role}): valid {metric} {record['valid'][metric]:.4f}, "
+              f"test {record['test'][metric]:.4f}, epoch {record['best_epoch']} of {record['epochs']}", flush=True)  # fmt: skip
+        return None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8"))

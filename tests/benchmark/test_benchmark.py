@@ -1,0 +1,140 @@
+"""A specification is run once, tuned on validation, and its page says what the records say."""
+
+import json
+import statistics
+
+import pytest
+import yaml
+
+from recbole_diffusion.benchmark.page import make_page
+from recbole_diffusion.benchmark.spec import read_spec, specs
+from recbole_diffusion.benchmark.table import main as table
+from recbole_diffusion.cli import main
+from toy import checkerboard
+
+ROW = {"row": "ItemKNN, tuned", "model": "ItemKNN", "dataset": "checkerboard", "seeds": [1, 2], "tune": {"k": [1, 30]}}
+
+
+@pytest.fixture
+def spec(tmp_path):
+    """A file with one tuned row; at k = 1 a neighbour says less than at 30."""
+    data = checkerboard(tmp_path / "data")
+    settings = {key: data[key] for key in ("load_col", "benchmark_filename")} | {"topk": [5], "valid_metric": "NDCG@5"}
+    return write(tmp_path, [ROW | {"settings": settings}])
+
+
+def write(folder, rows, **more):
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump({"title": "Tiny", "metrics": {"checkerboard": ["ndcg@5"]}, "rows": rows} | more))
+    return file
+
+
+def bench(spec, tmp_path, *more):
+    return main(["benchmark", str(spec), "--data_path", str(tmp_path / "data"), "--results", str(tmp_path / "results"),
+                 "--checkpoint_dir", str(tmp_path / "saved"), *more])  # fmt: skip
+
+
+def test_runs_are_made_once_and_the_best_on_validation_gets_all_seeds(spec, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert bench(spec, tmp_path) == 0
+    records = [json.loads(file.read_text()) for file in (tmp_path / "results" / "runs").glob("*.json")]
+    by_k = {(record["settings"]["k"], record["seed"]): record for record in records}
+    assert set(by_k) == {(1, 1), (30, 1), (30, 2)}
+    assert by_k[30, 1]["valid"]["ndcg@5"] > by_k[1, 1]["valid"]["ndcg@5"]
+    roles = {key: record["benchmark"]["role"] for key, record in by_k.items()}
+    assert roles == {(1, 1): "trial", (30, 1): "seed", (30, 2): "seed"}
+    page = (tmp_path / "results" / "tiny.md").read_text()
+    test = [by_k[30, seed]["test"]["ndcg@5"] for seed in (1, 2)]
+    assert f"{statistics.mean(test):.4f} +- {statistics.stdev(test):.4f}" in page
+    assert f"| ItemKNN, tuned | k = 1 | {by_k[1, 1]['valid']['ndcg@5']:.4f} |" in page
+
+    capfd.readouterr()
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "results" / "runs").glob("*.json")}
+    assert bench(spec, tmp_path, "--list") == 0
+    assert "4 of 4" in capfd.readouterr().out
+    assert bench(spec, tmp_path) == 0
+    assert "running" not in capfd.readouterr().out
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "results" / "runs").glob("*.json")} == before
+
+
+def test_what_cannot_run_is_refused_before_anything_runs(tmp_path, capfd):
+    data = checkerboard(tmp_path / "data")
+    settings = {key: data[key] for key in ("load_col", "benchmark_filename")}
+    good = ROW | {"settings": settings}
+    cases = {
+        "unknown benchmark 'reproductoin': did you mean 'reproduction'": "reproductoin",
+        "unknown key 'tone': did you mean 'tune'": [good | {"tone": {}}],
+        "unknown model 'ItemKN'": [good | {"model": "ItemKN"}],
+        "no model": [{"row": "a", "dataset": "checkerboard"}],
+        "occur more than once": [good, good],
+        "row 'bad': unknown setting 'kk'": [good | {"row": "bad", "settings": settings | {"kk": 1}}],
+        "row 'gone': unknown dataset": [good, good | {"row": "gone", "dataset": "elsewhere"}],
+    }
+    for message, rows in cases.items():
+        spec = rows if isinstance(rows, str) else write(tmp_path, rows)
+        assert bench(spec, tmp_path) == 2
+        error = capfd.readouterr().err
+        assert message in error and error.count("\n") == 1, error
+    assert not (tmp_path / "results").exists() and not (tmp_path / "saved").exists()
+
+
+def test_a_failed_run_is_reported_and_the_others_go_on(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = checkerboard(tmp_path / "data")
+    settings = {key: data[key] for key in ("load_col", "benchmark_filename")} | {"topk": [5], "valid_metric": "NDCG@5"}
+    failing = ROW | {"row": "too long a list", "seeds": [1], "tune": {}, "settings": settings | {"topk": [5, 1000]}}
+    fine = ROW | {"row": "fine", "seeds": [1], "tune": {}, "settings": settings}
+    spec = write(tmp_path, [failing, fine])
+    assert bench(spec, tmp_path) == 1
+    error = capfd.readouterr().err
+    log = tmp_path / error.split("see ")[1].split("\n")[0]
+    assert "topk" in log.read_text()
+    records = [json.loads(file.read_text()) for file in (tmp_path / "results" / "runs").glob("*.json")]
+    assert [record["benchmark"]["row"] for record in records] == ["fine"]
+    assert table(["--results", str(tmp_path / "results"), "--check"]) == 0  # without the specification at hand
+
+
+def record(row, seed, valid, test, **more):
+    return {
+        "model": "EASE", "dataset": "toy", "seed": seed, "protocol": "p", "settings_hash": "0" * 10, "dirty": False,
+        "benchmark": {"name": "page", "row": row, "role": "seed"}, "settings": {"valid_metric": "NDCG@10", "reg_weight": 3.0},
+        "valid": {"ndcg@10": valid}, "test": {"ndcg@10": test}, "best_epoch": 1, "epochs": 2, "eval_s": {"test": 0.5},
+        "data": {"users": 9, "items": 8, "rows": {"train": 7, "valid": 6, "test": 5}, "fingerprint": "f"},
+        "curve": [{"epoch": 0, "train_s": 30.0, "eval_s": 30.0, "valid_score": valid / 2},
+                  {"epoch": 1, "train_s": 60.0, "eval_s": 60.0, "valid_score": valid}],
+    } | more  # fmt: skip
+
+
+def test_page_by_hand(tmp_path):
+    rows = [{"row": name, "model": "EASE", "dataset": "toy"} for name in ("A", "B")]
+    file = tmp_path / "page.yaml"
+    published = {"toy": [{"row": "theirs", "source": "paper", "ndcg@10": 0.5}]}
+    file.write_text(yaml.safe_dump({"title": "T", "metrics": {"toy": ["ndcg@10"]}, "rows": rows, "published": published}))
+    page = make_page(read_spec(str(file)), [record("A", 2, 0.3, 0.25, diagnostics={"rank": 4.0}), record("A", 1, 0.1, 0.15)])
+    lines = page.splitlines()
+    assert "| theirs | paper |  |  | 0.5 |  |  |  |  |" in lines
+    assert "| A | ours | 2 | 0.2000 +- 0.1414 (ndcg@10) | 0.2000 +- 0.0707 | 2 | 3.0 | 0.5 | `0000000000` |" in lines
+    assert any(line.startswith("| A | 0.1000 | 0.2000 |") for line in lines)  # the curve
+    assert not any(line.startswith("| B ") for line in lines)
+    assert "Diagnostics" not in page  # only one of the two has some
+    assert "ours, changed tree" in make_page(read_spec(str(file)), [record("A", 1, 0.1, 0.1, dirty=True)])
+
+
+@pytest.mark.parametrize("name", specs())
+def test_the_specifications_that_come_with_the_package(name):
+    spec = read_spec(name)
+    assert spec.rows and all(spec.metrics.get(row.dataset) for row in spec.rows)
+    assert all(row.seeds and len(set(row.seeds)) == len(row.seeds) for row in spec.rows)
+
+
+def test_check_covers_benchmark_pages(tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "a.json").write_text(
+        json.dumps(record("Pop", 1, 0.1, 0.2, dataset="ml-1m_clean", benchmark={
+            "name": "reproduction", "row": "Pop", "role": "seed"},
+            settings={"valid_metric": "NDCG@10", "eval_batch_size": 7}))  # fmt: skip
+    )
+    assert table(["--results", str(tmp_path)]) == 0 and table(["--results", str(tmp_path), "--check"]) == 0
+    page = tmp_path / "reproduction.md"
+    page.write_text(page.read_text().replace("0.1000", "0.9000"))
+    assert table(["--results", str(tmp_path), "--check"]) == 1
