@@ -79,6 +79,7 @@ MODELS = {
     for model in (
         _general("DiffRec", "diffusion"),
         _sequential("DreamRec", "diffusion"),
+        _sequential("SASRecBCE", "sequential"),
         _stock("DiffRec"),
         _stock("LDiffRec"),
     )
