@@ -160,14 +160,10 @@ def _add_models(commands: Any) -> None:
 
 
 def _models(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> None:
-    groups: dict[str, list[tuple[str, str]]] = {}
-    for name in [*registry.MODELS, *(name for name in registry.stock_models() if name not in registry.MODELS)]:
-        group, line = registry.describe(name)
-        groups.setdefault(group, []).append((name, line))
-    for group, models in groups.items():
+    for group, names in registry.listed().items():
         print(f"{group}")
-        for name, line in models:
-            print(f"  {name:<14} {line}"[:120])
+        for name in names:
+            print(f"  {name:<14} {registry.describe(name)}"[:120])
 
 
 # --------------------------------------------------------------------------------------------------------- convert

@@ -85,6 +85,25 @@ MODELS = {
     )
 }
 
+GROUPS = ("diffusion", "VAE", "GAN", "sequential", "simple")
+# RecBole's own models that our tables compare with: group, and one line. All others are listed by RecBole's kinds.
+_BASELINES = {
+    "MultiVAE": ("VAE", "Mult-VAE (WWW 2018): variational autoencoder of a user's row, multinomial likelihood."),
+    "MultiDAE": ("VAE", "Mult-DAE (WWW 2018): Mult-VAE without the variational part."),
+    "MacridVAE": ("VAE", "MacridVAE (NeurIPS 2019): a VAE with a code for each of a few concepts of items."),
+    "RecVAE": ("VAE", "RecVAE (WSDM 2020): Mult-VAE with a composite prior; encoder and decoder learn in turns."),
+    "CDAE": ("VAE", "CDAE (WSDM 2016): denoising autoencoder of a user's row, with a vector for each user."),
+    "SASRec": ("sequential", "SASRec (ICDM 2018): self-attention over the history, cross-entropy over all items."),
+    "GRU4Rec": ("sequential", "GRU4Rec (ICLR 2016): a recurrent network over the history."),
+    "Caser": ("sequential", "Caser (WSDM 2018): convolutions over the latest items."),
+    "BERT4Rec": ("sequential", "BERT4Rec (CIKM 2019): bidirectional self-attention, trained to fill in masked items."),
+    "Pop": ("simple", "The most popular items, for everybody."),
+    "ItemKNN": ("simple", "ItemKNN (TOIS 2004): items like those that the user has, by cosine."),
+    "EASE": ("simple", "EASE (WWW 2019): linear item-item model in closed form."),
+    "SLIMElastic": ("simple", "SLIM (ICDM 2011): sparse non-negative item-item model, an elastic net for each item."),
+    "LightGCN": ("simple", "LightGCN (SIGIR 2020): matrix factorisation averaged over the user-item graph, BPR loss."),
+}
+
 _TASKS = ("general_recommender", "sequential_recommender", "context_aware_recommender", "knowledge_aware_recommender")
 
 
@@ -189,11 +208,31 @@ def _alias(model: Model) -> None:
     setattr(package, model.name, cls)
 
 
-def describe(name: str) -> tuple[str, str]:
-    """Group and one line about a model, for the list of models."""
-    cls = get_model(name)
-    line = next((line.strip() for line in (cls.__doc__ or "").splitlines() if line.strip()), "")
+def listed() -> dict[str, list[str]]:
+    """Names of all models by group: the groups of our tables, then RecBole's other models by kind."""
+    groups: dict[str, list[str]] = {group: [] for group in GROUPS}
+    for name in [*MODELS, *(name for name in stock_models() if name not in MODELS)]:
+        groups.setdefault(group_of(name), []).append(name)
+    return {group: names for group, names in groups.items() if names}
+
+
+def group_of(name: str) -> str:
+    """The group of a model in lists and tables."""
     model = find(name)
     if model:
-        return model.group, line
-    return {ModelType.GENERAL: "general", ModelType.SEQUENTIAL: "sequential"}.get(cls.type, cls.type.name.lower()), line
+        return model.group
+    if name in _BASELINES:
+        return _BASELINES[name][0]
+    kind = get_model(name).type
+    return {
+        ModelType.GENERAL: "RecBole: general",
+        ModelType.TRADITIONAL: "RecBole: general",
+        ModelType.SEQUENTIAL: "RecBole: sequential",
+    }.get(kind, f"RecBole: {kind.name.lower()}")
+
+
+def describe(name: str) -> str:
+    """One line about a model: the first of its docstring, which RecBole's do not all begin with what the model is."""
+    if name in _BASELINES:
+        return _BASELINES[name][1]
+    return next((line.strip() for line in (get_model(name).__doc__ or "").splitlines() if line.strip()), "")

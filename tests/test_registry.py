@@ -7,6 +7,7 @@ import sys
 import pytest
 import recbole.quick_start
 import torch
+from pathlib import Path
 from recbole.config import Config
 from recbole.quick_start import load_data_and_model, objective_function, run_recbole
 from recbole.utils import get_model
@@ -101,3 +102,21 @@ def test_an_unknown_model_names_the_closest(name, guess):
 def test_every_model_of_recbole_is_listed_and_found():
     for name in registry.stock_models():
         assert get_model(name).__name__ == name
+
+
+def test_every_model_is_listed_once_in_a_known_group():
+    groups = registry.listed()
+    ours = [group for group in registry.GROUPS if group in groups]
+    assert list(groups)[: len(ours)] == ours
+    names = [name for members in groups.values() for name in members]
+    assert sorted(names) == sorted({*registry.MODELS, *registry.stock_models()})
+    assert {"MultiVAE", "MultiDAE", "MacridVAE", "RecVAE", "CDAE"} <= set(groups["VAE"])
+    assert {"SASRec", "SASRecBCE", "GRU4Rec", "Caser", "BERT4Rec"} == set(groups["sequential"])
+    assert {"Pop", "ItemKNN", "EASE", "SLIMElastic", "LightGCN"} == set(groups["simple"])
+
+
+def test_the_page_of_models_has_every_model_of_our_groups():
+    page = (Path(__file__).parents[1] / "docs" / "models.md").read_text(encoding="utf-8")
+    for group in registry.GROUPS:
+        for name in registry.listed().get(group, []):
+            assert f"**{name}**" in page, name

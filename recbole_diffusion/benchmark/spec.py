@@ -13,7 +13,7 @@ from recbole_diffusion import registry
 from recbole_diffusion.config import properties_dir, read_yaml
 from recbole_diffusion.settings import SettingsError
 
-_ROW_KEYS = {"row", "model", "dataset", "seeds", "settings", "tune"}
+_ROW_KEYS = {"row", "model", "dataset", "seeds", "baseline", "settings", "tune"}
 _SPEC_KEYS = {"title", "metrics", "seeds", "about", "notes", "rows", "published"}
 
 
@@ -25,7 +25,7 @@ class Row:
         name: of the row, unique on the page.
         model, dataset: as for ``recbole-diffusion run``.
         seeds: of the runs.
-        settings: what differs from the defaults.
+        settings: what differs from the model's defaults.
         tune: candidates by setting. The combination that is best on validation with the first seed is run with all seeds.
     """
 
@@ -98,16 +98,39 @@ def read_spec(name: str) -> Spec:
     )
 
 
+def baselines() -> list[str]:
+    """Names of the models that have settings and candidates under ``properties/benchmark/baselines``."""
+    return sorted(file.stem for file in (properties_dir() / "benchmark" / "baselines").glob("*.yaml"))
+
+
+def read_baseline(model: str) -> dict[str, dict[str, Any]]:
+    """``settings`` of a baseline, and ``tune``, its candidates.
+
+    Raises:
+        SettingsError: none for this model.
+    """
+    if model not in baselines():
+        known = ", ".join(baselines())
+        raise SettingsError(f"no baseline settings for {model!r}{registry.closest(model, baselines())}; known: {known}")
+    file = properties_dir() / "benchmark" / "baselines" / f"{model}.yaml"
+    content = read_yaml(file)
+    _check_keys(content, {"settings", "tune"}, {"settings", "tune"}, str(file))
+    return content
+
+
 def _row(content: dict[str, Any], seeds: list[int], file: str) -> Row:
+    """``baseline: True`` takes the model's baseline settings and candidates; the row's own come on top of the settings, and
+    in place of the candidates."""
     _check_keys(content, _ROW_KEYS, {"row", "model", "dataset"}, f"{file}: row {content.get('row')!r}")
     registry.get_model(content["model"])
+    base = read_baseline(content["model"]) if content.get("baseline") else {"settings": {}, "tune": {}}
     return Row(
         name=content["row"],
         model=content["model"],
         dataset=content["dataset"],
         seeds=tuple(content.get("seeds", seeds)),
-        settings=content.get("settings") or {},
-        tune=content.get("tune") or {},
+        settings=base["settings"] | (content.get("settings") or {}),
+        tune=content["tune"] if "tune" in content else base["tune"],
     )
 
 

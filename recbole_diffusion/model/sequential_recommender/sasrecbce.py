@@ -12,10 +12,9 @@ from torch.nn.functional import softplus
 class SASRecBCE(SASRec):
     """SASRec (ICDM 2018) with the paper's loss: binary cross-entropy, one sampled negative per target (section 3.5).
 
-    RecBole's SASRec has cross-entropy over all items, a stronger loss, and BPR. The network is RecBole's: unlike the paper's it
-    has a GELU, post-norm layers and one row for each prefix of a sequence instead of a loss at every position, which is the same
-    sum. Negatives are uniform over the items that the user has no interaction with; the official code also rejects those of the
-    training part only.
+    RecBole's SASRec has cross-entropy over all items, a stronger loss, and BPR. The network is RecBole's: unlike the paper's
+    it has a GELU, post-norm layers, and a row for each prefix of a sequence instead of a loss at every position (the same sum,
+    but for what dropout draws). Negatives are uniform over the items that the user has no training interaction with.
     """
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:

@@ -1,0 +1,45 @@
+"""Every baseline's settings and candidates are accepted, and its settings train."""
+
+import itertools
+
+import pytest
+import torch
+
+from recbole_diffusion import run_recbole_diffusion
+from recbole_diffusion.benchmark.spec import baselines, read_baseline, read_spec
+from recbole_diffusion.config import build_config
+from recbole_diffusion.registry import find, stock_models
+from recbole_diffusion.settings import SettingsError
+from toy import QUIET, two_circles
+
+ASKED = {"MultiVAE", "MultiDAE", "MacridVAE", "RecVAE", "CDAE", "SASRec", "SASRecBCE", "GRU4Rec", "Caser", "BERT4Rec", "Pop",
+         "ItemKNN", "EASE", "SLIMElastic", "LightGCN"}  # fmt: skip
+
+
+def test_all_are_there():
+    assert set(baselines()) >= ASKED
+    assert all(find(name) or name in stock_models() for name in baselines())
+
+
+@pytest.mark.parametrize("model", baselines())
+def test_every_candidate_is_accepted_and_the_settings_train(model, tmp_path):
+    baseline, data = read_baseline(model), QUIET | two_circles(tmp_path, users=40)
+    for values in itertools.product(*baseline["tune"].values()):
+        build_config(model, "circles", None, data | baseline["settings"] | dict(zip(baseline["tune"], values, strict=True)))
+    short = {"epochs": 1, "checkpoint_dir": str(tmp_path), "topk": [5], "valid_metric": "NDCG@5", "eval_batch_size": 512}
+    record = run_recbole_diffusion(model, "circles", None, data | baseline["settings"] | short)
+    assert 0 <= record["test"]["ndcg@5"] <= 1
+    if record["curve"][0]["train_loss"] is not None:
+        assert torch.tensor(record["curve"][0]["train_loss"]).isfinite()
+
+
+def test_a_row_takes_a_baseline_and_changes_it(tmp_path):
+    file = tmp_path / "mine.yaml"
+    rows = "rows: [{row: a, model: EASE, dataset: d, baseline: True}, {row: b, model: EASE, dataset: d, baseline: True, "
+    file.write_text("title: T\nmetrics: {d: [ndcg@10]}\n" + rows + "settings: {reg_weight: 7.0}, tune: {}}]")
+    a, b = read_spec(str(file)).rows
+    baseline = read_baseline("EASE")
+    assert (a.settings, a.tune) == (baseline["settings"], baseline["tune"])
+    assert (b.settings, b.tune) == (baseline["settings"] | {"reg_weight": 7.0}, {})
+    with pytest.raises(SettingsError, match="no baseline settings for 'BPR'"):
+        read_baseline("BPR")
