@@ -79,6 +79,9 @@ MODELS = {
     for model in (
         _general("DiffRec", "diffusion"),
         _sequential("DreamRec", "diffusion"),
+        _general("CFGAN", "GAN", trainer="gan"),
+        _general("AAE", "GAN", trainer="gan"),
+        _general("IRGAN", "GAN", trainer="gan"),
         _stock("DiffRec"),
         _stock("LDiffRec"),
     )
