@@ -16,7 +16,7 @@ from recbole_diffusion.model.coverage import item_coverage
 from recbole_diffusion.model.layers import mlp
 from recbole_diffusion.settings import Settings, setting
 
-_CHUNK = 1024  # rows at a time where all of them are needed
+_CHUNK = 256  # rows at a time where all of them are needed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,21 +43,21 @@ class CFGAN(GeneralRecommender):
     The data are rows: users' rows of items, or with ``mode: item`` items' rows of users (the paper's iCFGAN). With ``c``
     the row itself as condition, ``x`` the row as truth, ``e`` its ones, ``k`` and ``z`` sampled zeros of it:
 
-    - generator: ``x^ = G(c)``, hidden layers sigmoid, output linear, no noise (section 3.2);
-    - discriminator: ``D(v, c)`` = probability that ``v`` is real; fakes are ``x^ * (e + k)`` (CFGAN_PM; ``k = 0`` in ZR);
-    - loss of D, Eq. 5 and 7: ``-log D(x, c) - log(1 - D(x^ (e + k), c))``;
-    - loss of G: ``-log D(x^ (e + k), c) + alpha sum_j z_j x^_j^2`` (CFGAN_ZR, Eq. 6; ``z = 0`` in PM); ZP has both.
+    - generator: ``x^ = G(c)``, hidden layers sigmoid, output linear, no noise;
+    - discriminator: ``D(v, c)`` = probability that ``v`` is real; fakes are ``x^ * (e + k)`` (scheme PM; ``k = 0`` in ZR);
+    - loss of D: ``-log D(x, c) - log(1 - D(x^ (e + k), c))``;
+    - loss of G: ``-log D(x^ (e + k), c) + alpha sum_j z_j x^_j^2`` (scheme ZR; ``z = 0`` in PM). ZP has ``k`` and ``z``.
 
     A user's score of an item is the generator's output, in item mode that of the item's row in the user's column.
 
-    From the paper: G's loss is the non-saturating one, as in the official code, not ``log(1 - D)``. The paper draws ``k``
-    and ``z`` by "N^PM and N^ZR negatives" (here ``pm_ratio``, ``zr_ratio`` of the row's zeros, as in its experiments).
-    From the official code: ``k`` and ``z`` are drawn independently of each other (there both are made by the same draw in
-    the same order, so with equal ratios they coincide); the epoch is chosen on validation, not on test; the padding row
-    and rows without interactions are not trained on. A step is a pass over all rows in both: an epoch is
+    Departures from the paper: G's adversarial loss is the non-saturating one, not ``log(1 - D)``. ``k`` and ``z`` are given
+    as shares of a row's zeros. The "G-steps" and "D-steps" of its algorithm are read as passes over all rows: an epoch is
     ``g_steps`` passes of G, then ``d_steps`` passes of D, on masks that are drawn once per epoch. ``weight_decay`` is the
-    coefficient of half the squared norm of all weights and biases.
-    The masks are two bytes per cell of the matrix, and in item mode scoring keeps the last hidden layer of every item.
+    coefficient of half the squared norm of all weights and biases. From the official code: ``k`` and ``z`` are drawn
+    independently of each other, as the paper says (there they are drawn alike), and the epoch is chosen on validation.
+    Rows without interactions are not trained on.
+
+    The masks take two bytes per cell of the matrix; in item mode scoring keeps the last hidden layer of every item.
     """
 
     input_type = InputType.LISTWISE

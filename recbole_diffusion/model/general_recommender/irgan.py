@@ -16,7 +16,7 @@ from recbole_diffusion.model.accelerate import accelerate, aligned_rows
 from recbole_diffusion.model.coverage import item_coverage
 from recbole_diffusion.settings import Settings, setting
 
-_CHUNK = 1024  # users at a time where all of them are needed
+_CHUNK = 256  # users at a time where all of them are needed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,21 +59,24 @@ class Factors(nn.Module):
 class IRGAN(GeneralRecommender):
     """IRGAN (SIGIR 2017): a generator picks items by policy gradient, a discriminator tells them from the user's own.
 
-    Item recommendation of sections 2 and 4.3, generator and discriminator both matrix factorisations ``s`` and ``f``:
+    The paper's item recommendation: generator and discriminator are matrix factorisations with scores ``s`` and ``f``.
 
     - pretraining of the generator: dynamic negative sampling (DNS, Zhang et al. 2013): of some random items that the user
       has not, the one with the highest score is the negative of a BPR pair;
-    - discriminator (Eq. 4): ``-log sigma(f(u, i)) - log(1 - sigma(f(u, j)))`` for the user's own items ``i`` and as many
+    - discriminator: ``-log sigma(f(u, i)) - log(1 - sigma(f(u, j)))`` for the user's own items ``i`` and as many
       ``j ~ softmax(s(u, .) / temperature)``, drawn anew for each pass;
-    - generator (Eq. 5 and 8): ascends ``E_{j ~ p} R(u, j)``, ``p = softmax(s(u, .))``, ``R = 2 (sigma(f(u, j)) - 1/2)``, by
-      REINFORCE. Items are drawn from ``(1 - mix) p + mix (uniform over the user's own)`` and weighted by the ratio of the
-      two probabilities, so the gradient stays unbiased.
+    - generator: ascends ``E_{j ~ p} R(u, j)`` with ``p = softmax(s(u, .))`` by REINFORCE. Items are drawn from
+      ``q = (1 - mix) p + mix (uniform over the user's own)`` and weighted by ``p / q``, so the gradient stays unbiased. The
+      reward is the official code's ``R = 2 (sigma(f(u, j)) - 1/2)``; the paper's is ``log(1 + exp f)``.
 
     A user's scores are the generator's. Departures from the paper and its code, for RecBole's data sizes: whole batches of
     users with a softmax over all items at once, not one user at a time; ``policy_samples`` draws per user, not twice the
-    number of their items; Adam, not SGD with step 1e-3 on batches of 16; wider embeddings; a random start of the
-    discriminator. Pretraining is the first ``pretrain_epochs`` epochs of one ``fit``, during which early stopping does not
-    count; the epoch that is kept can be one of them.
+    number of their items; Adam, not SGD with step 1e-3 on batches of 16; an epoch of the game is a few passes of either
+    player, not 100 and 50; wider vectors; the discriminator starts at random.
+
+    Pretraining is the first ``pretrain_epochs`` epochs of one ``fit``, during which early stopping does not count. The epoch
+    that is kept is the best on validation, and can be one of them: the record's ``best_epoch`` tells. On ml-100k the game
+    first costs what pretraining has gained, and needs some 80 epochs to win it back.
     """
 
     input_type = InputType.LISTWISE
@@ -118,7 +121,7 @@ class IRGAN(GeneralRecommender):
         return torch.cat(fakes)
 
     def discriminator_loss(self, users: torch.Tensor, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-        """Eq. 4, mean over interactions ``[B]``."""
+        """How the user's own items are told from the fakes, mean over interactions ``[B]``."""
         logits = self.discriminator.pairs(users, torch.stack([real, fake], 1))
         return (softplus(-logits[:, 0]) + softplus(logits[:, 1])).mean()
 
