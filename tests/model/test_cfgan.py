@@ -8,6 +8,7 @@ from recbole.utils import get_trainer, init_seed
 
 from recbole_diffusion.config import build_config
 from recbole_diffusion.model.general_recommender.cfgan import CFGAN, sample_zeros
+from recbole_diffusion.settings import SettingsError
 from toy import COLUMNS, QUIET, write_inter
 
 FAST = {"g_hidden": [32], "d_hidden": [16], "learning_rate": 0.01, "d_learning_rate": 0.01, "g_steps": 2, "d_steps": 1,
@@ -145,3 +146,10 @@ def test_items_features_follow_the_weights(tmp_path):
     expected = run.model.generator(run.model.rows.dense(torch.arange(1, 41))).T
     assert not torch.equal(before, after)
     torch.testing.assert_close(after[:, 1:], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_several_processes_are_refused(tmp_path):
+    run = Prepared("CFGAN", FAST, tmp_path)
+    run.config["single_spec"], run.config["nproc"] = False, 2
+    with pytest.raises(SettingsError, match="nproc = 2: must be 1 for CFGAN"):
+        type(run.trainer)(run.config, run.model)
