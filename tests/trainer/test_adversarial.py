@@ -3,6 +3,8 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from recbole.quick_start import run_recbole
 
 from recbole_diffusion import load_data_and_model, run_recbole_diffusion
 from recbole_diffusion.cli import main
@@ -100,3 +102,11 @@ def test_gradients_are_for_the_player_alone_and_come_back(tmp_path, monkeypatch)
     monkeypatch.setattr(CFGAN, "diagnostics", after)
     record = run_recbole_diffusion("CFGAN", "checkerboard", None, TINY | {"epochs": 1} | checkerboard(tmp_path))
     assert record["diagnostics"] == {"asked": 1}
+
+
+def test_stock_recbole_finds_the_trainer_and_saves_every_optimiser(tmp_path):
+    small = {"embedding_size": 4, "pretrain_epochs": 1, "epochs": 3, "eval_step": 1}
+    result = run_recbole(model="IRGAN", dataset="checkerboard", config_dict=QUIET | small | checkerboard(tmp_path))
+    assert result["test_result"]["recall@10"] >= 0
+    stored = torch.load(next(Path("saved").glob("IRGAN-*.pth")), weights_only=True)
+    assert set(stored["optimizers"]) == {f"{name}_optimizer" for name in ("generator", "discriminator", "pretraining")}
