@@ -18,6 +18,7 @@ from recbole_diffusion.config import protocols
 from recbole_diffusion.data.convert import KINDS, convert
 from recbole_diffusion.quick_start import run_recbole_diffusion
 from recbole_diffusion.settings import SettingsError
+from recbole_diffusion.trainer.adversarial import NonFiniteLossError
 from recbole_diffusion.version import __version__
 
 _RUN_EXAMPLES = """\
@@ -36,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Returns:
-        The exit status: 0, 2 for bad input (one line on standard error), 130 after Ctrl-C.
+        The exit status: 0, 2 for bad input, 1 for a training that diverged (each one line on standard error), 130 after
+        Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     options, settings = _parser().parse_known_args(arguments)
@@ -47,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except NonFiniteLossError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130

@@ -80,6 +80,9 @@ MODELS = {
         _general("DiffRec", "diffusion"),
         _sequential("DreamRec", "diffusion"),
         _sequential("SASRecBCE", "sequential"),
+        _general("CFGAN", "GAN", trainer="gan"),
+        _general("AAE", "GAN", trainer="gan"),
+        _general("IRGAN", "GAN", trainer="gan"),
         _stock("DiffRec"),
         _stock("LDiffRec"),
     )

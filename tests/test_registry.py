@@ -3,11 +3,11 @@
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import recbole.quick_start
 import torch
-from pathlib import Path
 from recbole.config import Config
 from recbole.quick_start import load_data_and_model, objective_function, run_recbole
 from recbole.utils import get_model

@@ -25,6 +25,7 @@ class InteractionRows(nn.Module):
 
     def __init__(self, matrix: scipy.sparse.csr_matrix) -> None:
         super().__init__()
+        matrix = matrix.sorted_indices()
         self.n_items = matrix.shape[1]
         self.longest = int(np.diff(matrix.indptr).max(initial=0))
         self.register_buffer("crow", torch.as_tensor(matrix.indptr, dtype=torch.long), persistent=False)
@@ -57,6 +58,27 @@ class InteractionRows(nn.Module):
         keep = len(users) - 1 - last
         shape = (dataset.user_num, dataset.item_num - 1)
         return cls(scipy.sparse.csr_matrix((weights[keep], (users[keep], items[keep])), shape=shape))
+
+    def transposed(self) -> InteractionRows:
+        """The item-user matrix ``[n_items + 1, n_users - 1]``: row ``j`` is RecBole's item ``j``, column ``u`` user ``u+1``."""
+        values, (row, column) = self.val.cpu().numpy(), (self.col.cpu().numpy() + 1, self.owners().cpu().numpy() - 1)
+        return InteractionRows(scipy.sparse.csr_matrix((values, (row, column)), shape=(self.n_items + 1, len(self.crow) - 2)))
+
+    def occupied(self) -> torch.Tensor:
+        """The rows that have an interaction, ``[n]`` in order."""
+        return self.crow.diff().nonzero()[:, 0]
+
+    def owners(self) -> torch.Tensor:
+        """The row of every interaction, ``[nnz]``, in the order of ``col``."""
+        return torch.repeat_interleave(self.crow.diff())
+
+    def contains(self, users: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """Whether the rows ``users`` ``[B]`` have an interaction in ``columns`` ``[B, k]``."""
+        if len(self.col) == 0:
+            return torch.zeros_like(columns, dtype=torch.bool)
+        cells = self.owners() * self.n_items + self.col
+        asked = users[:, None] * self.n_items + columns
+        return cells[torch.searchsorted(cells, asked).clamp(max=len(cells) - 1)] == asked
 
     def sparse(self, users: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Rows of ``users`` ``[B]`` as CSR parts ``(crow [B+1], col [nnz], val [nnz])``."""

@@ -17,8 +17,8 @@ class Tracked:
     """Mixin before a RecBole ``Trainer``.
 
     Attributes:
-        curve: one entry per epoch: ``epoch``, ``train_loss``, ``train_s`` and, where the epoch was evaluated,
-            ``valid_score`` and ``eval_s``.
+        curve: one entry per epoch: ``epoch``, ``train_loss``, ``train_s``; where the epoch was evaluated, ``valid_score`` and
+            ``eval_s``; of adversarial models ``losses``, the mean loss of each player, whose sum is ``train_loss``.
         state_file: where the full training state is kept at the start of every epoch; None keeps none. A run that finds
             the file goes on from it and ends as the uninterrupted run would have.
     """
@@ -62,7 +62,10 @@ class Tracked:
         total = sum(loss) if isinstance(loss, tuple) else loss
         batches = max(len(train_data), 1) if hasattr(train_data, "__len__") else 1
         mean = None if total is None else float(total) / batches
-        self.curve.append({"epoch": epoch_idx, "train_loss": mean, "train_s": perf_counter() - started})
+        entry = {"epoch": epoch_idx, "train_loss": mean, "train_s": perf_counter() - started}
+        if losses := getattr(self, "epoch_losses", None):  # a trainer of several players: see AdversarialTrainer
+            entry |= {"train_loss": sum(losses.values()), "losses": losses}
+        self.curve.append(entry)
         return loss
 
     def _valid_epoch(self, *args: Any, **kwargs: Any) -> Any:
