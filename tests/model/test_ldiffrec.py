@@ -79,7 +79,7 @@ def test_the_loss_is_put_together_from_its_terms(tmp_path, monkeypatch):
     anneal = {"lamda": 0.5, "anneal_cap": 0.1, "anneal_steps": 10, "vae_anneal_cap": 0.3, "vae_anneal_steps": 8}
     run = Prepared("LDiffRec", FAST | plain | anneal, tmp_path)
     model, batch = run.model.train(), next(iter(run.train))
-    monkeypatch.setattr(model, "_diffuse", lambda z: (torch.tensor(7.0), 2 * z))
+    monkeypatch.setattr(model, "_diffuse", lambda z: (torch.tensor(7.0), None, None, 2 * z))
     losses = [model.calculate_loss(batch).item() for _ in range(12)]
     x = model.autoencoder.ordered(model.rows.dense(batch["user_id"]))
     mean, log_var = model.autoencoder.encode(x)
@@ -88,6 +88,18 @@ def test_the_loss_is_put_together_from_its_terms(tmp_path, monkeypatch):
     assert kl > 0.01
     for update, beta, lamda in [(0, 0, 0.5), (2, 2 / 8, 0.4), (3, 0.3, 0.35), (11, 0.3, 0.1)]:
         assert losses[update] == pytest.approx(nll + beta * kl + lamda * 7, rel=1e-5), update
+
+
+def test_a_predicted_eps_is_decoded_as_a_latent(tmp_path, monkeypatch):
+    """A network that knows the noise: what is decoded is the latent itself."""
+    run = Prepared("LDiffRec", FAST | {"mean_type": "eps", "noise_scale": 1.0, "noise_min": 0.5, "noise_max": 0.9}, tmp_path)
+    model, latent, decoded = run.model.train(), [], []
+    sample, decode = model.autoencoder.sample, model.autoencoder.decode
+    monkeypatch.setattr(model.autoencoder, "sample", lambda *args: latent.append(sample(*args)) or latent[-1])
+    monkeypatch.setattr(model.autoencoder, "decode", lambda z: decoded.append(z) or decode(z))
+    monkeypatch.setattr(model.network, "forward", lambda z_t, t: model.process.eps_from_x0(z_t, t, latent[-1]))
+    model.calculate_loss(next(iter(run.train)))
+    torch.testing.assert_close(decoded[0], latent[0], rtol=1e-4, atol=1e-5)
 
 
 # --------------------------------------------------------------------------------------------------- the autoencoder

@@ -115,20 +115,19 @@ class DiffRec(GeneralRecommender):
         """Algorithm 1: importance-sampled steps, squared error weighted by Eq. 11, divided by the steps' probability."""
         return self._diffuse(self.rows.dense(interaction[self.USER_ID]))[0]
 
-    def _diffuse(self, x_0: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss at random steps, and the network's estimates of x_0 there ``[B, width]``."""
+    def _diffuse(self, x_0: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The loss of ``[B, width]`` at random steps; x_t, t and the network's output there."""
         t, weight = self.timesteps.sample(len(x_0))
         if self.process is None:
-            x0_hat = self.network(x_0, t)
-            losses = (x0_hat - x_0).square().mean(1)
+            x_t, output = x_0, self.network(x_0, t)
+            losses = (output - x_0).square().mean(1)
         else:
             eps = torch.randn_like(x_0.T).T  # of a transposed view, randn_like takes ten times as long
             x_t = self.process.q_sample(x_0, t, eps)
             output = self.network(x_t, t)
             losses = training_loss(self.process, self.settings.mean_type, output, x_0, eps, x_t, t, self.settings.reweight)
-            x0_hat = output if self.settings.mean_type == "x0" else self.process.x0_from_eps(x_t, t, output)
         self.timesteps.update(t, losses.detach())
-        return (losses / weight).mean(), x0_hat
+        return (losses / weight).mean(), x_t, t, output
 
     def elbo_batch(self, interaction: Any) -> tuple[Denoiser, torch.Tensor]:
         """What the ELBO is of: ``(denoise, x_0)``, x_0 the users' training rows ``[B, n_items - 1]``.

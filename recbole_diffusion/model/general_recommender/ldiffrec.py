@@ -100,7 +100,9 @@ class LDiffRec(DiffRec):
         """Multinomial likelihood of the decoded estimate, KL of the latent, and lambda times Algorithm 1 in latent space."""
         x_0 = self.autoencoder.ordered(self.rows.dense(interaction[self.USER_ID]))
         mean, log_var = self.autoencoder.encode(x_0)
-        diffusion, z_hat = self._diffuse(self.autoencoder.sample(mean, log_var))
+        diffusion, z_t, t, z_hat = self._diffuse(self.autoencoder.sample(mean, log_var))
+        if self.process is not None and self.settings.mean_type == "eps":
+            z_hat = self.process.x0_from_eps(z_t, t, z_hat)
         nll = multinomial_nll(self.autoencoder.decode(z_hat), x_0).mean()
         lamda, kl_weight = self._annealed()
         return nll + kl_weight * gaussian_kl(mean, log_var).mean() + lamda * diffusion
