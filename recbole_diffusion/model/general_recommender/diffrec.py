@@ -85,7 +85,7 @@ class DiffRec(GeneralRecommender):
 
     input_type = InputType.LISTWISE
     settings_class = DiffRecSettings
-    likelihood_of = "the user's training row"
+    likelihood_of = "the user's training row"  # what elbo_batch's x_0 is, for the table of terms
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
