@@ -78,6 +78,9 @@ MODELS = {
     model.name: model
     for model in (
         _general("DiffRec", "diffusion"),
+        _general("TDiffRec", "diffusion", module="diffrec"),
+        _general("LDiffRec", "diffusion", trainer="ldiffrec"),
+        _general("LTDiffRec", "diffusion", module="ldiffrec", trainer="ldiffrec"),
         _sequential("DreamRec", "diffusion"),
         _sequential("SASRecBCE", "sequential"),
         _general("CFGAN", "GAN", trainer="gan"),

@@ -26,6 +26,7 @@ def setting(
     lt: float | None = None,
     choices: Sequence[str] | None = None,
     key: str | None = None,
+    empty: bool = False,
 ) -> Any:
     """Declares a field's range.
 
@@ -33,8 +34,10 @@ def setting(
         ge, gt, le, lt: bounds of a number, or of every number of a list.
         choices: the allowed strings.
         key: the configuration key, where it is not the field's name (RecBole's ``time-aware``).
+        empty: whether a list may be empty.
     """
-    return dataclasses.field(metadata={"ge": ge, "gt": gt, "le": le, "lt": lt, "choices": choices, "key": key})
+    rule = {"ge": ge, "gt": gt, "le": le, "lt": lt, "choices": choices, "key": key, "empty": empty}
+    return dataclasses.field(metadata=rule)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,10 +68,15 @@ class Settings:
 
 
 def _checked(key: str, value: Any, kind: Any, rule: Mapping[str, Any]) -> Any:
-    """Returns ``value`` as ``kind`` (bool, int, float, str, or a tuple of ints), or raises ``SettingsError``."""
+    """Returns ``value`` as ``kind`` (bool, int, float, str, str | None, or a tuple of ints), or raises ``SettingsError``."""
+    if kind == (str | None):
+        if value is not None and not isinstance(value, str):
+            raise SettingsError(f"{key} = {value!r}: must be a string or None")
+        return value
     if typing.get_origin(kind) is tuple:
-        if not isinstance(value, (list, tuple)) or not value:
-            raise SettingsError(f"{key} = {value!r}: must be a non-empty list of {_wanted(int, rule)}")
+        if not isinstance(value, (list, tuple)) or not (value or rule.get("empty")):
+            kinds = "list" if rule.get("empty") else "non-empty list"
+            raise SettingsError(f"{key} = {value!r}: must be a {kinds} of {_wanted(int, rule)}")
         return tuple(_checked(key, element, int, rule) for element in value)
     converted = _convert(value, kind)
     if converted is None or not _in_range(converted, rule):

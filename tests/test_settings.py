@@ -12,14 +12,17 @@ class Example(Settings):
     flag: bool = setting(key="a-flag")
     kind: str = setting(choices=("x", "y"))
     widths: tuple[int, ...] = setting(ge=1)
+    more: tuple[int, ...] = setting(ge=1, empty=True)
+    file: str | None = setting()
 
 
-GOOD = {"steps": 3, "rate": 0.5, "a-flag": True, "kind": "x", "widths": [4, 5]}
+GOOD = {"steps": 3, "rate": 0.5, "a-flag": True, "kind": "x", "widths": [4, 5], "more": [], "file": None}
 
 
 def test_reads_values_under_their_keys():
-    assert Example.read(GOOD) == Example(steps=3, rate=0.5, flag=True, kind="x", widths=(4, 5))
-    assert Example.keys() == ["steps", "rate", "a-flag", "kind", "widths"]
+    assert Example.read(GOOD) == Example(steps=3, rate=0.5, flag=True, kind="x", widths=(4, 5), more=(), file=None)
+    assert Example.keys() == ["steps", "rate", "a-flag", "kind", "widths", "more", "file"]
+    assert Example.read(GOOD | {"more": [6], "file": "x.npy"}) == Example(3, 0.5, True, "x", (4, 5), (6,), "x.npy")
 
 
 def test_a_whole_float_is_an_integer():
@@ -41,6 +44,9 @@ def test_a_whole_float_is_an_integer():
         ("widths", [], "a non-empty list of an integer >= 1"),
         ("widths", 7, "a non-empty list of an integer >= 1"),
         ("widths", [4, 0], "an integer >= 1"),
+        ("more", None, "a list of an integer >= 1"),
+        ("more", [0], "an integer >= 1"),
+        ("file", 3, "a string or None"),
     ],
 )
 def test_a_bad_value_is_named_with_its_range(key, value, allowed):

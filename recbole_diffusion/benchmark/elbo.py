@@ -13,7 +13,9 @@ What it is of, and what may be compared:
 * DreamRec: the embedding of a target item given its history, in nats per target. Embeddings are learnt, and minus the
   logarithm of a density in d dimensions moves by d log(c) when all embeddings grow by a factor c: nats compare histories,
   parts and steps of one model, not two runs. It is the conditional model that is measured, without guidance.
-* Either: L_0 is minus the logarithm of a density (a Gaussian decoder), not of a probability: it and the total can be
+* L-DiffRec: the latent mean of that row, in nats per user; the encoder is learnt, so what holds for DreamRec's embeddings holds
+  here too. The autoencoder's own terms, likelihood and KL, are not part of it.
+* Any: L_0 is minus the logarithm of a density (a Gaussian decoder), not of a probability: it and the total can be
   negative, for DiffRec's 0/1 rows above all. A smaller beta_1 alone can lower them without end.
 """
 
@@ -98,7 +100,7 @@ def elbo_of(
     means, squares = zip(*moments, strict=True)
     *by_t, posterior, total = _summaries(torch.cat(means), torch.stack(squares).sum(0), samples)
     result = {"model": type(model).__name__, "dataset": part.dataset_name}
-    result["of"] = "embedding of the target item, given its history" if sequential else "the user's training row"
+    result["of"] = "embedding of the target item, given its history" if sequential else model.likelihood_of
     result["unit"] = "nats per target item" if sequential else "nats per user"
     result |= {"dims": dims, "steps": steps, "decoder_var": float(model.process.betas[0])}
     result |= {"rows": len(chosen), "rows_of_part": len(all_rows), "samples": samples, "seed": seed}
@@ -115,7 +117,7 @@ def _check_counts(**counts: int) -> None:
 def _check_model(model_class: type, name: str) -> None:
     if not hasattr(model_class, "elbo_batch"):
         able = [other for other, model in registry.MODELS.items() if hasattr(model.load(), "elbo_batch")]
-        raise SettingsError(f"{name} has no likelihood terms; {' and '.join(able)} have")
+        raise SettingsError(f"{name} has no likelihood terms; {', '.join(able)} have")
 
 
 def _users_with_row(model: Any, part: Any) -> Interaction:

@@ -181,7 +181,8 @@ class HiddenChain:
         """Scores of all items, the x_0 at the end of the reverse chain (DiffRec, Algorithm 2).
 
         Args:
-            x_0: the histories, [B, n_items], as a sparse CSR tensor or its (crow [B+1], col [nnz], values [nnz]).
+            x_0: the histories, [B, n_items], as a sparse CSR tensor or its (crow [B+1], col [nnz], values [nnz]); or a dense
+                tensor, such as latents.
             t_prime: T', how many steps of noise x_0 gets first; 0 is none. In hidden space, exactly in distribution.
             noise: needed for T' > 0 (draw 0) and for sampling noise (step k takes draw k + 1), [B, h_1] each.
             sampling_noise: add the posterior's noise at every step but the last.
@@ -195,10 +196,14 @@ class HiddenChain:
         """
         noisy = t_prime > 0 or sampling_noise
         self._check_noise(t_prime, noise, noisy)
-        crow, col, values = self._parts(x_0)
-        h = torch.nn.functional.embedding_bag(
-            col, self._W_1_T, crow[:-1].contiguous(), mode="sum", per_sample_weights=values.to(self._W_1_T.dtype)
-        )
+        dense = x_0 if isinstance(x_0, Tensor) and x_0.layout == torch.strided else None
+        if dense is not None:
+            h = dense @ self._W_1_T
+        else:
+            crow, col, values = self._parts(x_0)
+            h = torch.nn.functional.embedding_bag(
+                col, self._W_1_T, crow[:-1].contiguous(), mode="sum", per_sample_weights=values.to(self._W_1_T.dtype)
+            )
         weight = 1.0  # of x_0 in x_t
         if t_prime > 0 and noise is not None:
             weight = float(self.process.alphas_cumprod[t_prime - 1].sqrt())
@@ -215,7 +220,9 @@ class HiddenChain:
                     h = torch.addmm(h, noise(h, k + 1), self._noise_root(), alpha=self._std[t])
         layer = self.network.output
         scores = torch.addmm(total * layer.bias, G, layer.weight.T, out=out)
-        if weight != 0:
+        if weight != 0 and dense is not None:
+            scores.add_(dense, alpha=weight)
+        elif weight != 0:
             rows = torch.repeat_interleave(crow.diff(), output_size=len(col))
             scores.index_put_((rows, col), weight * values.to(scores.dtype), accumulate=True)
         return scores

@@ -35,12 +35,9 @@ class Tracked:
         if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
             return optimizer
         keys = ("lr", "betas", "eps", "weight_decay", "amsgrad")
+        groups = [{key: group[key] for key in ("params", *keys)} for group in optimizer.param_groups]
         try:
-            return type(optimizer)(
-                [p for group in optimizer.param_groups for p in group["params"]],
-                **{key: optimizer.defaults[key] for key in keys},
-                fused=True,
-            )
+            return type(optimizer)(groups, **{key: optimizer.defaults[key] for key in keys}, fused=True)
         except RuntimeError:  # this torch has none for this device
             return optimizer
 

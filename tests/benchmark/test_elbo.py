@@ -24,6 +24,7 @@ DREAMREC = {"hidden_size": 8, "inner_size": 8, "steps": 4, "train_batch_size": 2
 MODELS = {
     "DiffRec": ("DiffRec", DIFFREC),
     "DiffRec-eps": ("DiffRec", DIFFREC | {"mean_type": "eps", "norm": True, "epochs": 2}),
+    "LDiffRec": ("LDiffRec", DIFFREC | {"in_dims": [8], "svd_rank": 4, "epochs": 2}),
     "DreamRec": ("DreamRec", DREAMREC | {"guidance_scale": 2.0}),
     "DreamRec-mlp2-eps": ("DreamRec", DREAMREC | {"mean_type": "eps", "denoiser": "mlp2", "epochs": 1}),
 }
@@ -52,6 +53,8 @@ def the_row(model, train, part, row):
         for other, item in zip(train.inter_feat["user_id"].tolist(), train.inter_feat["item_id"].tolist(), strict=True):
             if other == user:
                 x_0[0, item - 1] = 1.0
+        if hasattr(model, "autoencoder"):
+            x_0 = model.autoencoder.encode(model.autoencoder.ordered(x_0))[0]
         return x_0, model.network
     question = part.inter_feat[[row]]
     cond = model.condition(question)
@@ -110,7 +113,7 @@ def test_the_command_s_numbers_are_those_of_the_slow_computation(key, checkpoint
     check(result["prior_kl"], draws[..., T])
     check(result["posterior_kl"], draws[..., 1:T].sum(-1))
     check(result["total"], draws.sum(-1))
-    users = 40 if key.startswith("DiffRec") else 200
+    users = 200 if key.startswith("DreamRec") else 40
     assert result["rows"] == result["rows_of_part"] == users and result["samples"] == 2 and result["steps"] == T
     assert result["unit"] == ("nats per user" if users == 40 else "nats per target item")
 
@@ -250,7 +253,7 @@ def test_bad_checkpoints_are_one_line_and_status_2(tmp_path, capsys, checkpoints
         "moved.pth": "unknown dataset 'checkerboard'",
         "misfit.pth": "size mismatch",
         clean: "noise_scale = 0",
-        other: "StockDiffRec has no likelihood terms; DiffRec and DreamRec have",
+        other: "StockDiffRec has no likelihood terms; DiffRec, TDiffRec, LDiffRec, LTDiffRec, DreamRec have",
     }.items():
         assert main(["elbo", file]) == 2, file
         assert message in one_line(capsys), file

@@ -111,6 +111,14 @@ def test_noise_has_the_loops_moments(rng):
         assert (((a.mean(0) - b.mean(0)) / error).abs() < 4.5).all()
 
 
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_dense_rows_score_as_sparse_ones_do(network, process, prediction):
+    chain, x_0 = HiddenChain(network, process, prediction), histories()
+    kept = x_0.clone()
+    torch.testing.assert_close(chain.scores(x_0), chain.scores(x_0.to_sparse_csr()))
+    assert torch.equal(x_0, kept)
+
+
 def test_any_sparse_form_and_output(network):
     process, x_0 = GaussianDiffusion(make_betas("linear", 5)), histories()
     chain, csr = HiddenChain(network, process), x_0.to_sparse_csr()

@@ -85,19 +85,26 @@ class DiffRec(GeneralRecommender):
 
     input_type = InputType.LISTWISE
     settings_class = DiffRecSettings
+    likelihood_of = "the user's training row"  # what elbo_batch's x_0 is, for the table of terms
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        s = self.settings = DiffRecSettings.read(config)
+        s = self.settings = self.settings_class.read(config)
         self.noise_seed = config["seed"]
         self.read_histories(dataset)
-        self.network = ItemMLP(
-            self.n_items - 1, s.dims_dnn, s.embedding_size, s.mlp_act_func, dropout=s.dropout, normalize=s.norm
-        )
+        self.network = self._new_network()
         self.timesteps = ImportanceTimesteps(s.steps, s.history_num_per_term)
         self.process = GaussianDiffusion(s.betas()) if s.noise_scale > 0 else None
         self._composed: tuple[Any, HiddenChain] | None = None
         accelerate(config, self.network)
+
+    def _new_network(self) -> ItemMLP:
+        return self._denoiser(self.n_items - 1)
+
+    def _denoiser(self, width: int) -> ItemMLP:
+        """The denoiser of rows of that width."""
+        s = self.settings
+        return ItemMLP(width, s.dims_dnn, s.embedding_size, s.mlp_act_func, dropout=s.dropout, normalize=s.norm)
 
     def read_histories(self, dataset: Any) -> None:
         """Takes the users' rows from another part of the data (see :mod:`recbole_diffusion.data.test_input`)."""
@@ -111,17 +118,21 @@ class DiffRec(GeneralRecommender):
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
         """Algorithm 1: importance-sampled steps, squared error weighted by Eq. 11, divided by the steps' probability."""
-        x_0 = self.rows.dense(interaction[self.USER_ID])
+        return self._diffuse(self.rows.dense(interaction[self.USER_ID]))[0]
+
+    def _diffuse(self, x_0: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The loss of ``[B, width]`` at random steps; x_t, t and the network's output there."""
         t, weight = self.timesteps.sample(len(x_0))
         if self.process is None:
-            losses = (self.network(x_0, t) - x_0).square().mean(1)
+            x_t, output = x_0, self.network(x_0, t)
+            losses = (output - x_0).square().mean(1)
         else:
             eps = torch.randn_like(x_0.T).T  # of a transposed view, randn_like takes ten times as long
             x_t = self.process.q_sample(x_0, t, eps)
             output = self.network(x_t, t)
             losses = training_loss(self.process, self.settings.mean_type, output, x_0, eps, x_t, t, self.settings.reweight)
         self.timesteps.update(t, losses.detach())
-        return (losses / weight).mean()
+        return (losses / weight).mean(), x_t, t, output
 
     def elbo_batch(self, interaction: Any) -> tuple[Denoiser, torch.Tensor]:
         """What the ELBO is of: ``(denoise, x_0)``, x_0 the users' training rows ``[B, n_items - 1]``.
@@ -158,7 +169,7 @@ class DiffRec(GeneralRecommender):
                 out=scores[:, 1:],
             )
         else:
-            scores[:, 1:] = self._plain_scores(users, noise)
+            scores[:, 1:] = self._plain_scores(self.rows.dense(users), noise)
         return scores
 
     def _has_hidden_chain(self) -> bool:
@@ -173,9 +184,8 @@ class DiffRec(GeneralRecommender):
             self._composed = state, HiddenChain(self.network, self.process, self.settings.mean_type)
         return self._composed[1]
 
-    def _plain_scores(self, users: torch.Tensor, noise: Noise) -> torch.Tensor:
-        """Algorithm 2 as it is written, in item space."""
-        x = self.rows.dense(users)
+    def _plain_scores(self, x: torch.Tensor, noise: Noise) -> torch.Tensor:
+        """Algorithm 2 as it is written, from clean rows ``[B, width]``."""
         if self.process is None:
             for step in reversed(range(self.settings.steps)):
                 x = self.network(x, torch.full((len(x),), step, device=x.device))
@@ -187,3 +197,12 @@ class DiffRec(GeneralRecommender):
         return ancestral(
             denoise, x, self.process, time_grid(self.process), noise=noise if self.settings.sampling_noise else None
         )
+
+
+class TDiffRec(DiffRec):
+    """T-DiffRec (SIGIR 2023): DiffRec on rows whose items are weighted by time order, the newest the most.
+
+    The weighted row takes the 0/1 row's place as x_0 (section 3.4): it is what gets noisy, what the network is to estimate,
+    and what scoring starts from, as in the official code and RecBole's port. It is DiffRec with ``time-aware: True``. A user's
+    single item weighs ``w_min``, as there. Defaults are DiffRec's ML-1M settings with the official weights for Amazon-book.
+    """
