@@ -14,6 +14,8 @@ from toy import QUIET, checkerboard, two_circles
 
 SMALL = {
     "DiffRec": {"dims_dnn": [8], "steps": 3},
+    "AAE": {"latent_dimension": 4, "hidden": [8], "d_hidden": [4]},
+    "CFGAN": {"mode": "item", "g_hidden": [8], "d_hidden": [4]},
     "MultiVAE": {"latent_dimension": 4, "mlp_hidden_size": [8], "train_neg_sample_args": None},
     "EASE": {},
     "SLIMElastic": {},
@@ -40,6 +42,12 @@ def scores(model, rows):
     if hasattr(model, "w"):
         return torch.as_tensor(rows @ _dense(model.w))
     rows = torch.as_tensor(rows)
+    if hasattr(model, "generator"):  # item rows in, user columns out
+        out = model.generator(torch.as_tensor(rows).T[1:, 1:])
+        return torch.cat([torch.full((1, len(rows)), -torch.inf), torch.nn.functional.pad(out, (1, 0))]).T
+    if hasattr(model, "decoder") and hasattr(model, "discriminator"):
+        out = model.decoder(model.encoder(torch.nn.functional.normalize(torch.as_tensor(rows)[:, 1:])))
+        return torch.nn.functional.pad(out, (1, 0))
     if hasattr(model, "network"):
         x = rows[:, 1:]
         for t in (2, 1, 0):  # Algorithm 2 by its formula: posterior means

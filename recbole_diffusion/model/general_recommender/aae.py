@@ -56,12 +56,16 @@ class AAE(GeneralRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         s = self.settings = AAESettings.read(config)
-        self.rows = InteractionRows.from_dataset(dataset)
+        self.read_histories(dataset)
         n, d = self.rows.n_items, s.latent_dimension
         self.encoder = mlp([n, *s.hidden, d], s.mlp_act_func)
         self.decoder = mlp([d, *reversed(s.hidden), n], s.mlp_act_func)
         self.discriminator = mlp([d, *s.d_hidden, 1], s.mlp_act_func)
         accelerate(config, self.encoder, self.decoder, self.discriminator)
+
+    def read_histories(self, dataset: Any) -> None:
+        """Takes the users' rows from another part of the data (see :mod:`recbole_diffusion.data.test_input`)."""
+        self.rows = InteractionRows.from_dataset(dataset).to(self.device)
 
     def _code(self, x: torch.Tensor) -> torch.Tensor:
         return self.encoder(dropout(normalize(x), self.settings.dropout, self.training))

@@ -66,14 +66,18 @@ class CFGAN(GeneralRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         s = self.settings = CFGANSettings.read(config)
-        self.history = InteractionRows.from_dataset(dataset)
-        self.rows = self.history if s.mode == "user" else self.history.transposed()
+        self.read_histories(dataset)
         width = self.rows.n_items
         self.generator = mlp([width, *s.g_hidden, width], "sigmoid")
         self.discriminator = mlp([2 * width, *s.d_hidden, 1], "sigmoid")
         self._masks: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._features: tuple[Any, torch.Tensor] | None = None
         accelerate(config, self.generator, self.discriminator)
+
+    def read_histories(self, dataset: Any) -> None:
+        """Takes the matrix from another part of the data (see :mod:`recbole_diffusion.data.test_input`)."""
+        self.history = InteractionRows.from_dataset(dataset).to(self.device)
+        self.rows = self.history if self.settings.mode == "user" else self.history.transposed().to(self.device)
+        self._features: tuple[Any, torch.Tensor] | None = None
 
     def train(self, mode: bool = True) -> Any:
         """Also forgets the items' features: torch's fused optimisers change weights without changing their versions."""
