@@ -95,3 +95,12 @@ def test_ml_100k_end_to_end(tmp_path):
     record = run_recbole_diffusion("DreamRec", "ml-100k", None, QUIET | short)
     assert record["data"]["users"] == 943 and record["data"]["items"] == 1682
     assert record["test"]["recall@10"] > 2 * 10 / 1682
+
+
+def test_a_record_names_no_folder_above_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = SMALL | JOBS["DiffRec"][1] | checkerboard(tmp_path / "data") | {"checkpoint_dir": str(tmp_path / "saved")}
+    command = ["run", f"--data_path={tmp_path / 'data'}"]
+    record = run_recbole_diffusion("DiffRec", "checkerboard", None, settings | {"epochs": 1}, command=command)
+    assert str(tmp_path) not in json.dumps(record)
+    assert record["command"] == ["run", "--data_path=data"] and record["checkpoint"].startswith("saved")

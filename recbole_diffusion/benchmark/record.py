@@ -92,7 +92,18 @@ def make_record(run: Run) -> dict[str, Any]:
     }
     if hasattr(run.model, "diagnostics"):
         record["diagnostics"] = run.model.diagnostics()
-    return record
+    return without_folder(record, Path.cwd())
+
+
+def without_folder(value: Any, folder: Path) -> Any:
+    """Plain data with every path below ``folder`` relative to it, so that a record can be shown to others."""
+    if isinstance(value, str):
+        return value.replace(f"{folder}{os.sep}", "")
+    if isinstance(value, dict):
+        return {key: without_folder(item, folder) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_folder(item, folder) for item in value]
+    return value
 
 
 def write_record(record: dict[str, Any], file: Path) -> None:
