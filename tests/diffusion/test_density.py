@@ -88,7 +88,8 @@ def test_ancestral_sampling_returns_the_mixture(rng):
 
 
 @pytest.mark.parametrize(
-    ("sampler", "steps", "more"), [(ddim, 250, {}), (ddim, 250, {"eta": 1.0}), (dpmpp_2m, 40, {})], ids=str
+    ("sampler", "steps", "more"), [(ddim, 250, {}), (ddim, 250, {"eta": 1.0}), (dpmpp_2m, 40, {})],
+    ids=["ddim", "ddim-eta1", "dpmpp_2m"],
 )
 def test_strided_samplers_return_the_mixture(sampler, steps, more, rng):
     process = GaussianDiffusion(make_betas("linear", 1000))
