@@ -12,9 +12,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits, dropout, log_s
 
 from recbole_diffusion.data.history import InteractionRows
 from recbole_diffusion.diffusion.denoisers import ACTIVATIONS
-from recbole_diffusion.model.accelerate import accelerate, aligned_rows
+from recbole_diffusion.model.accelerate import accelerate
 from recbole_diffusion.model.coverage import item_coverage
 from recbole_diffusion.model.layers import mlp
+from recbole_diffusion.model.row_scorer import RowScorer
 from recbole_diffusion.settings import Settings, setting
 
 
@@ -34,7 +35,7 @@ class AAESettings(Settings):
     d_weight_decay: float = setting(ge=0)
 
 
-class AAE(GeneralRecommender):
+class AAE(RowScorer, GeneralRecommender):
     """AAE (2015): an autoencoder of users' rows whose codes a discriminator cannot tell from Gaussian noise.
 
     Every batch makes the three steps of section 2: reconstruction (encoder and decoder), regularisation of the
@@ -89,21 +90,9 @@ class AAE(GeneralRecommender):
         """How clearly the codes of ``users`` ``[B]`` are told from the prior."""
         return softplus(-self.discriminator(self._code(self.rows.dense(users)))).mean()
 
-    def full_sort_predict(self, interaction: Any) -> torch.Tensor:
-        """Scores ``[B, n_items]``; the padding item's is -inf."""
-        return self._score(interaction[self.USER_ID])
-
-    def predict(self, interaction: Any) -> torch.Tensor:
-        """Scores of user-item pairs ``[B]``; each user is scored once, however many items are asked for."""
-        users, inverse = torch.unique(interaction[self.USER_ID], return_inverse=True)
-        return self._score(users)[inverse, interaction[self.ITEM_ID]]
-
-    @torch.no_grad()
-    def _score(self, users: torch.Tensor) -> torch.Tensor:
-        scores = aligned_rows(len(users), self.n_items, users.device)
-        scores[:, 0] = -torch.inf
-        scores[:, 1:] = self.decoder(self._code(self.rows.dense(users)))
-        return scores
+    def score_rows(self, users: torch.Tensor, out: torch.Tensor) -> None:
+        """Writes the users' scores; see :class:`recbole_diffusion.model.row_scorer.RowScorer`."""
+        out[:] = self.decoder(self._code(self.rows.dense(users)))
 
     def diagnostics(self) -> dict[str, float]:
         """Item coverage and concentration of the users' top 10."""

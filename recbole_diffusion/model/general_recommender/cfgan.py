@@ -11,9 +11,10 @@ from recbole.utils import InputType
 from torch.nn.functional import softplus
 
 from recbole_diffusion.data.history import InteractionRows
-from recbole_diffusion.model.accelerate import accelerate, aligned_rows
+from recbole_diffusion.model.accelerate import accelerate
 from recbole_diffusion.model.coverage import item_coverage
 from recbole_diffusion.model.layers import mlp
+from recbole_diffusion.model.row_scorer import RowScorer
 from recbole_diffusion.settings import Settings, setting
 
 _CHUNK = 256  # rows at a time where all of them are needed
@@ -37,7 +38,7 @@ class CFGANSettings(Settings):
     d_batch_size: int = setting(ge=1)
 
 
-class CFGAN(GeneralRecommender):
+class CFGAN(RowScorer, GeneralRecommender):
     """CFGAN (CIKM 2018): a generator of whole purchase vectors against a discriminator that sees them masked.
 
     The data are rows: users' rows of items, or with ``mode: item`` items' rows of users (the paper's iCFGAN). With ``c``
@@ -120,27 +121,15 @@ class CFGAN(GeneralRecommender):
         """Logits ``[B]`` of ``D``: log-odds of "real"."""
         return self.discriminator(torch.cat([condition, vectors], 1))[:, 0]
 
-    def full_sort_predict(self, interaction: Any) -> torch.Tensor:
-        """Scores ``[B, n_items]``; the padding item's is -inf."""
-        return self._score(interaction[self.USER_ID])
-
-    def predict(self, interaction: Any) -> torch.Tensor:
-        """Scores of user-item pairs ``[B]``; each user is scored once, however many items are asked for."""
-        users, inverse = torch.unique(interaction[self.USER_ID], return_inverse=True)
-        return self._score(users)[inverse, interaction[self.ITEM_ID]]
-
-    @torch.no_grad()
-    def _score(self, users: torch.Tensor) -> torch.Tensor:
-        scores = aligned_rows(len(users), self.n_items, users.device)
-        scores[:, 0] = -torch.inf
+    def score_rows(self, users: torch.Tensor, out: torch.Tensor) -> None:
+        """Writes the users' scores; see :class:`recbole_diffusion.model.row_scorer.RowScorer`."""
         if self.settings.mode == "user":
-            scores[:, 1:] = self.generator(self.rows.dense(users))
+            out[:] = self.generator(self.rows.dense(users))
         else:
             # The output layer is linear: the columns of some users are their rows of its weights on all items' features.
             output = self.generator[-1]
-            torch.mm(output.weight[users - 1], self._item_features().T, out=scores[:, 1:])
-            scores[:, 1:] += output.bias[users - 1, None]
-        return scores
+            torch.mm(output.weight[users - 1], self._item_features().T, out=out)
+            out += output.bias[users - 1, None]
 
     def _item_features(self) -> torch.Tensor:
         """The last hidden layer of all items' rows ``[n_items - 1, width]``, made anew only when the weights have changed."""

@@ -18,7 +18,8 @@ from recbole_diffusion.diffusion.process import Denoiser, GaussianDiffusion
 from recbole_diffusion.diffusion.samplers import ancestral, time_grid
 from recbole_diffusion.diffusion.schedule import SCHEDULES, make_betas
 from recbole_diffusion.diffusion.timesteps import ImportanceTimesteps
-from recbole_diffusion.model.accelerate import accelerate, aligned_rows
+from recbole_diffusion.model.accelerate import accelerate
+from recbole_diffusion.model.row_scorer import RowScorer
 from recbole_diffusion.settings import Settings, SettingsError, setting
 
 FIRST_BETA = 1e-5  # the paper's fixed variance of the first step
@@ -67,7 +68,7 @@ class DiffRecSettings(Settings):
             raise SettingsError(f"noise_schedule = {self.noise_schedule!r}: {error}") from error
 
 
-class DiffRec(GeneralRecommender):
+class DiffRec(RowScorer, GeneralRecommender):
     """DiffRec (SIGIR 2023): denoises a user's row of interactions, few steps, little noise.
 
     Training is Algorithm 1, scoring Algorithm 2 of the paper.
@@ -146,19 +147,8 @@ class DiffRec(GeneralRecommender):
             raise SettingsError("noise_scale = 0.0: a model trained without noise has no likelihood terms")
         return self.process.denoiser(self.network, self.settings.mean_type), self.rows.dense(interaction[self.USER_ID])
 
-    def full_sort_predict(self, interaction: Any) -> torch.Tensor:
-        """Scores ``[B, n_items]``; the padding item's is -inf."""
-        return self._score(interaction[self.USER_ID])
-
-    def predict(self, interaction: Any) -> torch.Tensor:
-        """Scores of user-item pairs ``[B]``; each user is scored once, however many items are asked for."""
-        users, inverse = torch.unique(interaction[self.USER_ID], return_inverse=True)
-        return self._score(users)[inverse, interaction[self.ITEM_ID]]
-
-    @torch.no_grad()
-    def _score(self, users: torch.Tensor) -> torch.Tensor:
-        scores = aligned_rows(len(users), self.n_items, users.device)
-        scores[:, 0] = -torch.inf
+    def score_rows(self, users: torch.Tensor, out: torch.Tensor) -> None:
+        """Writes the users' scores; see :class:`recbole_diffusion.model.row_scorer.RowScorer`."""
         noise = keyed_noise(users, self.noise_seed)
         if self._has_hidden_chain():
             self._chain().scores(
@@ -166,11 +156,10 @@ class DiffRec(GeneralRecommender):
                 t_prime=self.settings.sampling_steps,
                 noise=noise,
                 sampling_noise=self.settings.sampling_noise,
-                out=scores[:, 1:],
+                out=out,
             )
         else:
-            scores[:, 1:] = self._plain_scores(self.rows.dense(users), noise)
-        return scores
+            out[:] = self._plain_scores(self.rows.dense(users), noise)
 
     def _has_hidden_chain(self) -> bool:
         s = self.settings

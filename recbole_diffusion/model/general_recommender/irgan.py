@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from recbole_diffusion.data.history import InteractionRows
-from recbole_diffusion.model.accelerate import accelerate, aligned_rows
+from recbole_diffusion.model.accelerate import accelerate
 from recbole_diffusion.model.coverage import item_coverage
+from recbole_diffusion.model.row_scorer import RowScorer
 from recbole_diffusion.settings import Settings, setting
 
 _CHUNK = 256  # users at a time where all of them are needed
@@ -56,7 +57,7 @@ class Factors(nn.Module):
         return (self.user[users, None] * self.item[items]).sum(2) + self.bias[items]
 
 
-class IRGAN(GeneralRecommender):
+class IRGAN(RowScorer, GeneralRecommender):
     """IRGAN (SIGIR 2017): a generator picks items by policy gradient, a discriminator tells them from the user's own.
 
     The paper's item recommendation: generator and discriminator are matrix factorisations with scores ``s`` and ``f``.
@@ -146,21 +147,9 @@ class IRGAN(GeneralRecommender):
 
     # ------------------------------------------------------------------------------------------------- scoring
 
-    def full_sort_predict(self, interaction: Any) -> torch.Tensor:
-        """Scores ``[B, n_items]``; the padding item's is -inf."""
-        return self._score(interaction[self.USER_ID])
-
-    def predict(self, interaction: Any) -> torch.Tensor:
-        """Scores of user-item pairs ``[B]``; each user is scored once, however many items are asked for."""
-        users, inverse = torch.unique(interaction[self.USER_ID], return_inverse=True)
-        return self._score(users)[inverse, interaction[self.ITEM_ID]]
-
-    @torch.no_grad()
-    def _score(self, users: torch.Tensor) -> torch.Tensor:
-        scores = aligned_rows(len(users), self.n_items, users.device)
-        scores[:, 0] = -torch.inf
-        scores[:, 1:] = self.generator(users)
-        return scores
+    def score_rows(self, users: torch.Tensor, out: torch.Tensor) -> None:
+        """Writes the users' scores; see :class:`recbole_diffusion.model.row_scorer.RowScorer`."""
+        out[:] = self.generator(users)
 
     def diagnostics(self) -> dict[str, float]:
         """Item coverage and concentration of the users' top 10."""

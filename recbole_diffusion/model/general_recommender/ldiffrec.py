@@ -13,7 +13,6 @@ from recbole_diffusion.data.item_clusters import cluster, read_embeddings, svd_e
 from recbole_diffusion.diffusion.denoisers import ACTIVATIONS, ItemMLP
 from recbole_diffusion.diffusion.noise import keyed_noise
 from recbole_diffusion.diffusion.process import Denoiser
-from recbole_diffusion.model.accelerate import aligned_rows
 from recbole_diffusion.model.general_recommender.category_vae import CategoryVAE, gaussian_kl, multinomial_nll
 from recbole_diffusion.model.general_recommender.diffrec import DiffRec, DiffRecSettings
 from recbole_diffusion.settings import SettingsError, setting
@@ -124,8 +123,8 @@ class LDiffRec(DiffRec):
         denoise, x_0 = super().elbo_batch(interaction)
         return denoise, self.autoencoder.encode(self.autoencoder.ordered(x_0))[0]
 
-    @torch.no_grad()
-    def _score(self, users: torch.Tensor) -> torch.Tensor:
+    def score_rows(self, users: torch.Tensor, out: torch.Tensor) -> None:
+        """Writes the users' scores; see :class:`recbole_diffusion.model.row_scorer.RowScorer`."""
         z, _ = self.autoencoder.encode(self.autoencoder.ordered(self.rows.dense(users)))
         noise = keyed_noise(users, self.noise_seed)
         s = self.settings
@@ -133,10 +132,7 @@ class LDiffRec(DiffRec):
             z = self._chain().scores(z, t_prime=s.sampling_steps, noise=noise, sampling_noise=s.sampling_noise)
         else:
             z = self._plain_scores(z, noise)
-        scores = aligned_rows(len(users), self.n_items, users.device)
-        scores[:, 0] = -torch.inf
-        scores[:, 1:] = self.autoencoder.restored(self.autoencoder.decode(z))
-        return scores
+        out[:] = self.autoencoder.restored(self.autoencoder.decode(z))
 
 
 class LTDiffRec(LDiffRec):
