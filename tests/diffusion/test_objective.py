@@ -18,6 +18,7 @@ from recbole_diffusion.diffusion import (
     stream_noise,
     training_loss,
 )
+from recbole_diffusion.diffusion.objective import squared_error
 
 WIDTH = 4
 
@@ -151,3 +152,12 @@ def test_bad_arguments_are_named():
     for var in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match="decoder_var"):
             reconstruction_nll(process, x, x, var)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 2, 3)])
+def test_squared_error_and_its_gradients(shape):
+    torch.manual_seed(0)
+    a, b = (torch.randn(shape, dtype=torch.float64).requires_grad_() for _ in range(2))
+    torch.testing.assert_close(squared_error(a, b), (a - b).square().reshape(5, -1).sum(1))
+    assert torch.autograd.gradcheck(squared_error, (a, b))
+    assert torch.autograd.gradcheck(lambda a: squared_error(a, b.detach()), (a,))
