@@ -54,9 +54,9 @@ class LDiffRec(DiffRec):
 
     Departures from the paper: lambda falls while training and the KL's weight rises, as in the official code.
     From the official code and RecBole's port: the likelihood is of the whole row (theirs: of what the autoencoder's dropout
-    has left, scaled up); the factor 1/2 of Eq. 11 stands, so ``lamda`` weighs half of what it does there; widths are split
-    among the categories as evenly as rounding allows (theirs round down, the last category takes the rest); the
-    decoders' hidden widths ``out_dims`` are split alike (with several categories theirs mirror the encoder).
+    has left, scaled up); the factor 1/2 of Eq. 11 stands, so the default ``lamda`` and ``anneal_cap`` are twice the official
+    ones; widths are split among the categories as evenly as rounding allows (theirs round down, the last category takes the
+    rest); the decoders' hidden widths ``out_dims`` are split alike (with several categories theirs mirror the encoder).
     From the official code: ``anneal_steps`` counts batches (theirs counts epochs); without ``reweight`` lambda still weighs
     the diffusion loss (there: the autoencoder's).
     From RecBole's port: defaults are the official ones; AdamW, with a rate for each of the two parts; beta_1 is not fixed; the
