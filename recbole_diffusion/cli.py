@@ -18,7 +18,7 @@ from recbole_diffusion.config import protocols
 from recbole_diffusion.data.convert import KINDS, convert
 from recbole_diffusion.quick_start import run_recbole_diffusion
 from recbole_diffusion.settings import SettingsError
-from recbole_diffusion.trainer.adversarial import NonFiniteLossError
+from recbole_diffusion.trainer.divergence import NonFiniteLossError
 from recbole_diffusion.version import __version__
 
 _RUN_EXAMPLES = """\

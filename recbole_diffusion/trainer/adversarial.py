@@ -15,10 +15,7 @@ from torch.nn.utils.clip_grad import clip_grad_norm_
 from tqdm import tqdm
 
 from recbole_diffusion.settings import SettingsError
-
-
-class NonFiniteLossError(RuntimeError):
-    """A loss that is NaN or infinite: the training has diverged. The text is one line: model, loss, epoch, batch."""
+from recbole_diffusion.trainer.divergence import check_finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +103,7 @@ class AdversarialTrainer(Trainer):
             with torch.autocast(device_type=self.device.type, enabled=self.enable_amp):
                 loss = move.loss()
             value = loss.item()
-            if not math.isfinite(value):
-                kept = f"; the best epoch so far is in {self.saved_model_file}" if self.best_valid_result else ""
-                raise NonFiniteLossError(
-                    f"{self.config['model']}: {move.name} loss is {value} in epoch {epoch}, batch {batch}{kept}"
-                )
+            check_finite(self, move.name, value, epoch, batch)
             loss.backward()
         if self.clip_grad_norm:
             clip_grad_norm_(own, **self.clip_grad_norm)

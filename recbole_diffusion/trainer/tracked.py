@@ -1,7 +1,8 @@
-"""Adds a training curve, timings and resumption to any of RecBole's trainers."""
+"""Adds a training curve, timings, resumption and an end by name, where it diverges, to any of RecBole's trainers."""
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 from time import perf_counter
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from recbole_diffusion.checkpoint import load_checkpoint, save_checkpoint
+from recbole_diffusion.trainer.divergence import check_finite
 
 
 class Tracked:
@@ -28,6 +30,7 @@ class Tracked:
     def __init__(self, config: Any, model: torch.nn.Module) -> None:
         super().__init__(config, model)  # type: ignore[call-arg]
         self.curve: list[dict[str, Any]] = []
+        self._checked = (0, 0)  # epoch, batches checked in it
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         """RecBole's choice, with torch's fused step for Adam and AdamW: one pass over the parameters in place of seven."""
@@ -54,6 +57,7 @@ class Tracked:
         # place where the state of a whole number of epochs can be caught.
         if self.state_file is not None and epoch_idx > self.start_epoch:
             self._store(train_data, epoch_idx - 1)
+        self._checked = (epoch_idx, 0)
         started = perf_counter()
         loss = super()._train_epoch(train_data, epoch_idx, *args, **kwargs)  # type: ignore[misc]
         total = sum(loss) if isinstance(loss, tuple) else loss
@@ -64,6 +68,14 @@ class Tracked:
             entry |= {"train_loss": sum(losses.values()), "losses": losses}
         self.curve.append(entry)
         return loss
+
+    def _check_nan(self, loss: torch.Tensor) -> None:
+        """What RecBole asks of every batch, with model, epoch and batch in the error; an infinite loss is one too."""
+        epoch, batch = self._checked
+        self._checked = (epoch, batch + 1)
+        value = loss.item()
+        if not (self.enable_scaler and math.isinf(value)):  # type: ignore[attr-defined]  # the scaler skips that step
+            check_finite(self, "training", value, epoch, batch)
 
     def _valid_epoch(self, *args: Any, **kwargs: Any) -> Any:
         started = perf_counter()

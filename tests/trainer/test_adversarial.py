@@ -10,7 +10,7 @@ from recbole_diffusion import load_data_and_model, run_recbole_diffusion
 from recbole_diffusion.cli import main
 from recbole_diffusion.model.general_recommender.cfgan import CFGAN
 from recbole_diffusion.settings import SettingsError
-from recbole_diffusion.trainer.adversarial import NonFiniteLossError
+from recbole_diffusion.trainer.divergence import NonFiniteLossError
 from toy import QUIET, checkerboard
 
 TINY = QUIET | {"g_hidden": [8], "d_hidden": [8], "epochs": 3, "eval_step": 1, "train_batch_size": 16}
