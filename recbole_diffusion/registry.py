@@ -86,6 +86,7 @@ MODELS = {
         _general("CFGAN", "GAN", trainer="gan"),
         _general("AAE", "GAN", trainer="gan"),
         _general("IRGAN", "GAN", trainer="gan"),
+        _general("TEASE", "simple"),
         _stock("DiffRec"),
         _stock("LDiffRec"),
     )

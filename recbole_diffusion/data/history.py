@@ -9,6 +9,8 @@ import scipy.sparse
 import torch
 from torch import nn
 
+from recbole_diffusion.settings import SettingsError
+
 
 class InteractionRows(nn.Module):
     """Rows of the user-item matrix in CSR form, built once; column ``j`` is item ``j + 1`` (RecBole's item 0 is padding).
@@ -42,14 +44,14 @@ class InteractionRows(nn.Module):
                 time order (section 3.4 of the DiffRec paper); None weights every item 1.
 
         Raises:
-            ValueError: time weights without a time field.
+            SettingsError: time weights without a time field.
         """
         users = dataset.inter_feat[dataset.uid_field].numpy()
         items = dataset.inter_feat[dataset.iid_field].numpy() - 1
         weights = np.ones(len(users), dtype=np.float32)
         if time_weights is not None:
             if dataset.time_field not in dataset.inter_feat:
-                raise ValueError(f"time-aware = True: the data set has no time field {dataset.time_field!r}")
+                raise SettingsError(f"TIME_FIELD = {dataset.time_field!r}: the data has no such field; time weights need it")
             order = np.lexsort((np.arange(len(users)), dataset.inter_feat[dataset.time_field].numpy(), users))
             users, items = users[order], items[order]
             weights = _linear_by_rank(users, *time_weights)
