@@ -215,7 +215,7 @@ def test_source_tree_runs_without_installation(tree, tmp_path):
 @pytest.mark.parametrize("python", ["3.10", "3.11"])
 def test_pip_installs_recbole_where_it_can(metadata, python):
     required = requirements(metadata, python)
-    assert set(required) == {"torch", "numpy", "pandas", "pyyaml", "recbole", "setuptools"}
+    assert set(required) == {"torch", "numpy", "pandas", "pyyaml", "filelock", "recbole", "setuptools"}
     assert str(required["recbole"].specifier) == "==1.2.1"
     # RecBole's ray imports pkg_resources.
     assert "80.9.0" in required["setuptools"].specifier

@@ -1,7 +1,8 @@
 """``recbole-diffusion benchmark``: runs what a specification asks for, and writes the page of its results.
 
 Each run is a process of its own (``recbole-diffusion run``), so that its memory and its settings are its own and a crash ends
-one run only. A run whose record is there is not run again; a killed one goes on from its last whole epoch.
+one run only. A run whose record is there is not run again; a killed one goes on from its last whole epoch. The command may
+be started several times at once: a lock, which ends with its process, keeps two from the same run.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from recbole_diffusion.benchmark.record import settings_hash, write_record
 from recbole_diffusion.benchmark.spec import Row, Spec, read_spec, slug, specs
@@ -26,7 +29,8 @@ examples:
   recbole-diffusion benchmark reproduction --data_path dataset --only "EASE"
   nohup recbole-diffusion benchmark reproduction --data_path dataset --results results &
 
-Records go to RESULTS/runs/, one file per run; pages are made from them. Interrupt it and start it again as you like.
+Records go to RESULTS/runs/, one file per run; pages are made from them. Interrupt it and start it again as you like; start it
+twice, in the same folders, and the two share the work.
 """
 
 
@@ -117,17 +121,29 @@ class Bench:
     def run(self, row: Row) -> Iterator[Path]:
         """Runs what is missing of a row; yields the output file of each run that failed."""
         if row.tune:
-            failed = False
-            for settings in row.trials():
-                log = self._run_one(row, settings, row.seeds[0], "trial")
-                if log is not None:
-                    failed = True
-                    yield log
+            failed = list(self._each(row, [(settings, row.seeds[0]) for settings in row.trials()], "trial"))
+            yield from failed
             if failed:
                 return
         best = self.best_trial(row)
-        for seed in row.seeds:
-            log = self._run_one(row, best, seed, "seed")
+        yield from self._each(row, [(best, seed) for seed in row.seeds], "seed")
+
+    def _each(self, row: Row, runs: list[tuple[dict[str, Any], int]], role: str) -> Iterator[Path]:
+        """Makes runs, each of settings and a seed; those that another process is making come last, and are waited for if
+        they are trials: the best one is needed. Yields the output files of those that failed.
+        """
+        elsewhere = []
+        for settings, seed in runs:
+            try:
+                log = self._run_one(row, settings, seed, role, patience=0)
+            except Timeout:
+                print(f"{row.name}, seed {seed} ({role}): another process is running it", flush=True)
+                elsewhere.append((settings, seed))
+                continue
+            if log is not None:
+                yield log
+        for settings, seed in elsewhere if role == "trial" else []:
+            log = self._run_one(row, settings, seed, role, patience=-1)
             if log is not None:
                 yield log
 
@@ -148,12 +164,23 @@ class Bench:
         config = build_config(row.model, row.dataset, None, settings | self.data | {"seed": seed})
         return self.results / "runs" / f"{self.spec.name}-{slug(row.name)}-{seed}-{settings_hash(config)}.json"
 
-    def _run_one(self, row: Row, settings: dict[str, Any], seed: int, role: str) -> Path | None:
-        """Runs once, unless the record is there; returns the output file if that failed."""
+    def _run_one(self, row: Row, settings: dict[str, Any], seed: int, role: str, patience: float) -> Path | None:
+        """Runs once, unless the record is there; returns the output file if that failed.
+
+        Args:
+            patience: seconds to wait for another process that is making the same run; -1: until it ends.
+
+        Raises:
+            Timeout: it is still at it.
+        """
         file = self.record_file(row, settings, seed)
+        log = self.checkpoint_dir / f"{file.stem}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(log.with_suffix(".lock"), timeout=patience):
+            return self._make(file, log, row, settings, seed, role)
+
+    def _make(self, file: Path, log: Path, row: Row, settings: dict[str, Any], seed: int, role: str) -> Path | None:
         if not file.exists():
-            log = self.checkpoint_dir / f"{file.stem}.log"
-            log.parent.mkdir(parents=True, exist_ok=True)
             file.parent.mkdir(parents=True, exist_ok=True)
             partial = file.with_suffix(".running")
             given = settings | self.data | {"seed": seed, "checkpoint_dir": str(self.checkpoint_dir)}

@@ -2,9 +2,12 @@
 
 import json
 import statistics
+import threading
+import time
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from recbole_diffusion.benchmark.page import make_page
 from recbole_diffusion.benchmark.spec import read_spec, specs
@@ -92,6 +95,48 @@ def test_a_failed_run_is_reported_and_the_others_go_on(tmp_path, capfd, monkeypa
     records = [json.loads(file.read_text()) for file in (tmp_path / "results" / "runs").glob("*.json")]
     assert [record["benchmark"]["row"] for record in records] == ["fine"]
     assert table(["--results", str(tmp_path / "results"), "--check"]) == 0  # without the specification at hand
+
+
+def lock_of(tmp_path, seed, k):
+    """The lock of a run, whose record is taken away: it goes by the record's name."""
+    for file in (tmp_path / "results" / "runs").glob(f"*-{seed}-*.json"):
+        if json.loads(file.read_text())["settings"]["k"] == k:
+            file.unlink()
+            return FileLock(tmp_path / "saved" / f"{file.stem}.lock")
+    raise AssertionError
+
+
+def test_two_processes_share_the_runs(spec, tmp_path, capfd, monkeypatch):
+    """A trial that another process makes is waited for, since the best one has to be known; a seed is left to it."""
+    monkeypatch.chdir(tmp_path)
+    assert bench(spec, tmp_path) == 0
+    trial, seed = lock_of(tmp_path, 1, 1), lock_of(tmp_path, 2, 30)
+    held, given_up, done = threading.Event(), threading.Event(), threading.Event()
+
+    def other_process():
+        with seed:
+            with trial:
+                held.set()
+                time.sleep(2)
+                given_up.set()
+            done.wait(60)
+
+    other = threading.Thread(target=other_process)
+    other.start()
+    assert held.wait(60)
+    capfd.readouterr()
+    try:
+        assert bench(spec, tmp_path) == 0
+    finally:
+        done.set()
+        other.join()
+    assert given_up.is_set()
+    out = capfd.readouterr().out.splitlines()
+    elsewhere = [line.split(":")[0] for line in out if "another process is running it" in line]
+    assert elsewhere == ["ItemKNN, tuned, seed 1 (trial)", "ItemKNN, tuned, seed 2 (seed)"]
+    assert sum("running, output in" in line for line in out) == 1  # the trial, once its lock was free
+    assert bench(spec, tmp_path, "--list") == 0
+    assert "3 of 4" in capfd.readouterr().out
 
 
 def record(row, seed, valid, test, **more):
