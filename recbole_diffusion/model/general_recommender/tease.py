@@ -34,8 +34,10 @@ class TEASE(EASE):
     (section 3.4 of the DiffRec paper). Fitting to the weighted rows as well was worse on validation on ML-1M.
     """
 
+    settings_class = TEASESettings
+
     def __init__(self, config: Any, dataset: Any) -> None:
-        self.settings = TEASESettings.read(config)
+        self.settings = self.settings_class.read(config)
         super().__init__(config, dataset)
         self.read_histories(dataset)
 
