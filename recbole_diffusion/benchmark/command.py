@@ -135,7 +135,7 @@ class Bench:
         elsewhere = []
         for settings, seed in runs:
             try:
-                log = self._run_one(row, settings, seed, role, patience=0)
+                log = self._run_one(row, settings, seed, role, timeout=0)
             except Timeout:
                 print(f"{row.name}, seed {seed} ({role}): another process is running it", flush=True)
                 elsewhere.append((settings, seed))
@@ -143,7 +143,7 @@ class Bench:
             if log is not None:
                 yield log
         for settings, seed in elsewhere if role == "trial" else []:
-            log = self._run_one(row, settings, seed, role, patience=-1)
+            log = self._run_one(row, settings, seed, role, timeout=-1)
             if log is not None:
                 yield log
 
@@ -164,11 +164,11 @@ class Bench:
         config = build_config(row.model, row.dataset, None, settings | self.data | {"seed": seed})
         return self.results / "runs" / f"{self.spec.name}-{slug(row.name)}-{seed}-{settings_hash(config)}.json"
 
-    def _run_one(self, row: Row, settings: dict[str, Any], seed: int, role: str, patience: float) -> Path | None:
+    def _run_one(self, row: Row, settings: dict[str, Any], seed: int, role: str, timeout: float) -> Path | None:
         """Runs once, unless the record is there; returns the output file if that failed.
 
         Args:
-            patience: seconds to wait for another process that is making the same run; -1: until it ends.
+            timeout: seconds to wait for another process that is making the same run; -1: until it ends.
 
         Raises:
             Timeout: it is still at it.
@@ -176,10 +176,11 @@ class Bench:
         file = self.record_file(row, settings, seed)
         log = self.checkpoint_dir / f"{file.stem}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(log.with_suffix(".lock"), timeout=patience):
+        with FileLock(log.with_suffix(".lock"), timeout=timeout):
             return self._make(file, log, row, settings, seed, role)
 
     def _make(self, file: Path, log: Path, row: Row, settings: dict[str, Any], seed: int, role: str) -> Path | None:
+        """What :meth:`_run_one` does once the lock is its own."""
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             partial = file.with_suffix(".running")

@@ -59,7 +59,7 @@ def test_with_equal_weights_it_is_ease(run):
     assert torch.equal(ours[:, 1:], stock.view(ours.shape)[:, 1:])
 
 
-def test_validation_items_as_input_count_as_newer(run):
+def test_histories_of_another_part_are_weighted_alike(run):
     run.model.read_histories(run.valid._dataset)
     expected = InteractionRows.from_dataset(run.valid._dataset, (0.2, 0.8)).dense(torch.arange(run.model.n_users))
     assert np.array_equal(run.model.interaction_matrix.toarray()[:, 1:], expected.numpy())
