@@ -116,6 +116,12 @@ def find(name: str | None) -> Model | None:
     return MODELS.get(name) if isinstance(name, str) else None
 
 
+def model_of(cls: type) -> Model | None:
+    """The plugin's model of that class, or None; a class of the user's own may bear the name of one of ours."""
+    model = find(cls.__name__)
+    return model if model is not None and model.load() is cls else None
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """``": did you mean 'X'?"`` for the known names nearest to ``name``, or an empty string."""
     by_lower = {candidate.lower(): candidate for candidate in known}

@@ -11,12 +11,12 @@ from typing import Any
 
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
-from recbole.utils import get_environment, get_trainer, init_logger, init_seed, set_color
+from recbole.utils import get_environment, init_logger, init_seed, set_color
 
 from recbole_diffusion.adapter.checkpoint import load_weights
 from recbole_diffusion.adapter.config import build_config, check_dataset
 from recbole_diffusion.adapter.eval_input import show_validation_items
-from recbole_diffusion.adapter.lookup import get_model
+from recbole_diffusion.adapter.lookup import trainer_of
 from recbole_diffusion.adapter.pickles import trust_pickles
 from recbole_diffusion.adapter.trainer import tracked
 from recbole_diffusion.benchmark.record import Run, make_record, settings_hash, write_record
@@ -77,10 +77,10 @@ def run(
 
     # The model's draws do not depend on how many the data took.
     init_seed(config["seed"], config["reproducibility"])
-    model = get_model(config["model"])(config, train_data._dataset).to(config["device"])
+    model = config.model_class(config, train_data._dataset).to(config["device"])
     logger.info(model)
 
-    trainer = tracked(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
+    trainer = tracked(trainer_of(config))(config, model)
     stem = f"{config['model']}-{config['dataset']}-{settings_hash(config)}"
     trainer.saved_model_file = str(Path(config["checkpoint_dir"]) / f"{stem}.pth")
     trainer.state_file = Path(config["checkpoint_dir"]) / f"{stem}.resume.pth" if resume else None

@@ -31,8 +31,8 @@ from recbole.utils import init_logger, init_seed, set_color
 from recbole_diffusion.adapter.codec import decode, encode, plain
 from recbole_diffusion.adapter.patch import replace
 from recbole_diffusion.adapter.pickles import kind_of, trust_pickles
-from recbole_diffusion.registry import find
-from recbole_diffusion.settings import parse_setting
+from recbole_diffusion.registry import model_of
+from recbole_diffusion.settings import parse_literal
 
 FORMAT = "recbole_diffusion/1"
 _KEYS = {"model", "dataset", "settings", "epoch", "state_dict", "other_parameter", "optimizer"}
@@ -63,7 +63,7 @@ def settings_of(config: Config) -> dict[str, Any]:
         with contextlib.suppress(TypeError):
             value = plain(value)
             # gpu_id is the one string that Config itself turns back from the number it reads.
-            quoted = isinstance(value, str) and key != "gpu_id" and parse_setting(value) != value
+            quoted = isinstance(value, str) and key != "gpu_id" and parse_literal(value) != value
             settings[key] = repr(value) if quoted else value
     return settings
 
@@ -82,13 +82,19 @@ def config_from(checkpoint: dict[str, Any], overrides: dict[str, Any] | None = N
     Args:
         checkpoint: what :func:`load_checkpoint` returned.
         overrides: settings to change; ``model`` (name or class) and ``dataset`` among them.
+
+    Raises:
+        ValueError: the model is a class of the user's own, which its name does not find, and ``overrides`` has no ``model``.
     """
     if "settings" in checkpoint:
+        own = checkpoint.get("model_class", "recbole.")
+        if not own.startswith(("recbole.", "recbole_diffusion.")) and "model" not in (overrides or {}):
+            raise ValueError(f"checkpoint of {own}, a class of your own: hand it over, as overrides={{'model': <the class>}}")
         settings = {"model": checkpoint["model"], "dataset": checkpoint["dataset"], **checkpoint["settings"]}
     else:  # RecBole's own file: its DiffRec is our StockDiffRec
-        stock, name = checkpoint["config"], f"Stock{checkpoint['config']['model']}"
-        name = name if find(name) else stock["model"]
-        settings = {"model": name, "dataset": stock["dataset"], **settings_of(stock)}
+        stock = checkpoint["config"]
+        model = f"Stock{stock['model']}" if model_of(stock.model_class) else stock.model_class
+        settings = {"model": model, "dataset": stock["dataset"], **settings_of(stock)}
     settings |= overrides or {}
     argv, sys.argv = sys.argv, sys.argv[:1] or [""]
     try:
@@ -118,6 +124,7 @@ def save_checkpoint(
     state = {
         "format": FORMAT,
         "model": config["model"],
+        "model_class": f"{config.model_class.__module__}.{config.model_class.__qualname__}",
         "dataset": config["dataset"],
         "settings": settings_of(config),
         "epoch": int(epoch),

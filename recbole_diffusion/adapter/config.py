@@ -13,7 +13,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,13 @@ from recbole.utils import ModelType, argument_list
 from recbole_diffusion.adapter.eval_input import check_test_input
 from recbole_diffusion.adapter.patch import replace
 from recbole_diffusion.property_files import names_in, properties_dir, read_yaml
-from recbole_diffusion.registry import Model, closest, find, recbole_dir
+from recbole_diffusion.registry import Model, closest, model_of, recbole_dir
 from recbole_diffusion.settings import Settings, SettingsError, setting
 
 # Keys of the plugin's own, with their defaults.
 PLUGIN_KEYS: dict[str, Any] = {
     "strict_config": True,  # refuse unknown keys
+    "corrections": False,  # change results of RecBole's own models (corrections.py); on for ours, and on our command line
     "protocol": None,  # name of the evaluation
     "empty_histories": "pad",  # or drop: what becomes of rows without a history in given parts (given_histories.py)
     "test_input": "train",  # or train+valid: what general models see at test time (eval_input.py)
@@ -55,7 +56,8 @@ def build_config(
         read_yaml(Path(file))
     try:
         with ignore_command_line():
-            config = Config(model=model, dataset=dataset, config_file_list=config_file_list, config_dict=config_dict)
+            given = {"corrections": True} | (config_dict or {})
+            config = Config(model=model, dataset=dataset, config_file_list=config_file_list, config_dict=given)
     except SettingsError:
         raise
     except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
@@ -90,7 +92,7 @@ def _checked_init(original: Callable[..., None]) -> Callable[..., None]:
     def init(self: Config, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
         # A script that runs RecBole's own models sees RecBole's own behaviour; ours are always checked.
-        if find(self.model):
+        if model_of(self.model_class):
             check_config(self)
 
     return init
@@ -99,11 +101,12 @@ def _checked_init(original: Callable[..., None]) -> Callable[..., None]:
 def _with_our_layers(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def load(self: Config, model: str, model_class: type, dataset: str) -> None:
-        spec = find(model)
+        spec = model_of(model_class)
         # Our models take no key from a RecBole YAML of the same name; "-" names no file.
         original(self, (spec.stock_yaml or "-") if spec else model, model_class, dataset)
         for key, value in PLUGIN_KEYS.items():
             self.internal_config_dict.setdefault(key, value)
+        self.internal_config_dict["corrections"] = spec is not None
         self.internal_config_dict.update(_our_layers(self, model, spec, dataset))
         _drop_negatives_under_ce(self)
 
@@ -113,12 +116,15 @@ def _with_our_layers(original: Callable[..., None]) -> Callable[..., None]:
 def _our_layers(config: Config, model: str, spec: Model | None, dataset: str) -> dict[str, Any]:
     given = config.external_config_dict
     data_path = given.get("data_path", config.internal_config_dict["data_path"])
-    of_dataset = _read_all(properties_dir() / "dataset" / f"{dataset}.yaml", Path(data_path) / dataset / f"{dataset}.yaml")
+    files = properties_dir() / "dataset" / f"{dataset}.yaml", Path(data_path) / dataset / f"{dataset}.yaml"
+    # A stock script that runs a model of RecBole's gets RecBole's settings: it knows nothing of a YAML beside the data.
+    of_dataset = _read_all(*files) if given.get("corrections", spec is not None) else {}
     # Who names the protocol: the user, or the data set (for the parts that it brings), or the model.
     of_parts = of_dataset.get("protocol") if given.get("benchmark_filename", True) else None
     protocol = given.get("protocol") or of_parts or (spec.protocol if spec else None)
     of_protocol = read_yaml(protocol_file(protocol)) if protocol else {}
-    return of_protocol | of_dataset | _read_all(properties_dir() / "model" / f"{model}.yaml") | {"protocol": protocol}
+    of_model = read_yaml(properties_dir() / "model" / f"{model}.yaml") if spec and not spec.stock_yaml else {}
+    return of_protocol | of_dataset | of_model | {"protocol": protocol}
 
 
 def _read_all(*files: Path) -> dict[str, Any]:
@@ -245,9 +251,10 @@ def known_keys(model: str, model_class: type) -> set[str]:
     if settings_class is not None:
         return keys | set(settings_class.keys())
     for cls in model_class.__mro__:
-        if cls.__module__.startswith(("recbole.model", "recbole_diffusion.model")):
-            keys |= _keys_read_in(Path(inspect.getfile(cls)))
-    spec = find(model)
+        if not cls.__module__.startswith(("torch.", "builtins")):
+            with suppress(OSError, TypeError):  # a class of a notebook has no file
+                keys |= _keys_read_in(Path(inspect.getfile(cls)))
+    spec = model_of(model_class)
     stock_yaml = recbole_dir() / "properties" / "model" / f"{(spec.stock_yaml if spec else None) or model}.yaml"
     return keys | (set(read_yaml(stock_yaml)) if stock_yaml.is_file() else set())
 

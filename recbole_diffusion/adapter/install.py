@@ -16,7 +16,17 @@ import recbole.quick_start.quick_start  # noqa: E402
 import recbole.trainer  # noqa: E402
 import recbole.utils.utils  # noqa: E402
 
-from recbole_diffusion.adapter import checkpoint, config, given_histories, lookup, metrics, pickles, time_order  # noqa: E402
+from recbole_diffusion.adapter import (  # noqa: E402
+    checkpoint,
+    config,
+    corrections,
+    given_histories,
+    lookup,
+    metrics,
+    pickles,
+    precision,
+    time_order,
+)
 from recbole_diffusion.adapter.patch import replace  # noqa: E402
 from recbole_diffusion.registry import MODELS, Model  # noqa: E402
 
@@ -32,11 +42,13 @@ def install() -> None:
     config.install()
     metrics.install()
     checkpoint.install()
+    corrections.install()
+    precision.install()
     # RecBole's classes of the same name are loaded before their module names point to ours.
     for model in sorted(MODELS.values(), key=lambda model: not model.stock_yaml):
         _alias(model)
-        trainer = model.load_trainer()
-        if trainer is not None:
+        trainer = lookup.named_trainer(model)
+        if trainer is not None and not hasattr(recbole.trainer, trainer.__name__):
             setattr(recbole.trainer, trainer.__name__, trainer)  # where RecBole's get_trainer looks first
 
 

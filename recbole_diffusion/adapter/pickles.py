@@ -16,7 +16,6 @@ import contextlib
 import importlib
 import os
 import pickle
-import types
 import zipfile
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -28,7 +27,7 @@ import recbole.data.utils
 import recbole.model.general_recommender.ldiffrec as stock_ldiffrec  # before ours takes its place in sys.modules
 import torch
 
-from recbole_diffusion.adapter.patch import replace
+from recbole_diffusion.adapter.patch import ChangedModule, replace
 from recbole_diffusion.settings import SettingsError
 
 _trusted: ContextVar[bool] = ContextVar("trusted", default=False)
@@ -56,13 +55,13 @@ def trust_pickles(trust: bool = True) -> Iterator[None]:
 def install() -> None:
     """Guards every place where RecBole reads a pickle; a second call changes nothing."""
     utils = recbole.data.utils
-    replace(utils, "pickle", lambda original: _Changed(original, load=_load_pickle))
+    replace(utils, "pickle", lambda original: ChangedModule(original, load=_load_pickle))
     for name, key in (("create_dataset", "dataset_save_path"), ("load_split_dataloaders", "dataloaders_save_path")):
         replace(utils, name, lambda original, key=key: _passing_over(original, key), everywhere=True)
     for path in _READS_TORCH:
         module = importlib.import_module(f"recbole.model.{path}")
-        replace(module, "torch", lambda original: _Changed(original, load=_load_torch))
-    replace(stock_ldiffrec, "np", lambda original: _Changed(original, load=_load_array))
+        replace(module, "torch", lambda original: ChangedModule(original, load=_load_torch))
+    replace(stock_ldiffrec, "np", lambda original: ChangedModule(original, load=_load_array))
 
 
 def kind_of(path: str) -> str | None:
@@ -81,18 +80,6 @@ def kind_of(path: str) -> str | None:
     except zipfile.BadZipFile:
         return None
     return "archive" if "data.pkl" in names and "constants.pkl" not in names else None
-
-
-class _Changed(types.ModuleType):
-    """A module with other functions under some of its names, for one importer of it."""
-
-    def __init__(self, original: types.ModuleType, **functions: Callable[..., Any]) -> None:
-        super().__init__(original.__name__)
-        self._original = original
-        vars(self).update(functions)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(vars(self)["_original"], name)
 
 
 class _Untrusted(Exception):

@@ -116,6 +116,8 @@ def write_record(record: dict[str, Any], file: Path) -> None:
 def settings_hash(config: Any) -> str:
     """Ten hexadecimal digits that name the settings of a run, whatever the machine and the folder."""
     settings = {key: value for key, value in settings_of(config).items() if key not in _BESIDE_THE_POINT}
+    if settings.get("corrections"):
+        del settings["corrections"]  # always on before it was a setting
     settings |= {"model": config["model"], "dataset": config["dataset"]}
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:10]
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import itertools
 import subprocess
 import sys
 import types
@@ -249,15 +250,21 @@ SETTINGS = [
     ("1e-3", 0.001),
     ("{'RS': [0.8, 0.1, 0.1]}", {"RS": [0.8, 0.1, 0.1]}),
     ("None", None),
-    ("null", None),
-    ("none", None),
+    ("null", "null"),
+    ("none", "none"),
     ("true", True),
     ("False", False),
     ("'1'", "1"),
     ("full", "full"),
     (" ", " "),
     ("{1, 2}", "{1, 2}"),
-    ("2*1024", "2*1024"),
+    ("2*1024", 2048),
+    ("[2**10, -(3 - 1) / 4, 7 // 2 % 2]", [1024, -0.5, 1]),
+    ("1e-3 * 10", 0.01),
+    ("'a' * 3", "'a' * 3"),
+    ("9**9**9", "9**9**9"),
+    ("10**100", "10**100"),
+    ("1 / 0", "1 / 0"),
     ("re.compile", "re.compile"),
 ]
 
@@ -331,18 +338,6 @@ def test_metrics_of_counts(tmp_path):
     assert "rec.items" not in collector.data_struct and collector.data_struct.get("data.num_items") == 11  # as RecBole resets
 
 
-@pytest.mark.parametrize("negatives", [{}, {"train_neg_sample_args": None}])
-def test_pop_counts_every_interaction_once(tmp_path, negatives):
-    from trained import circles, scores_of, train
-
-    trained = train("Pop", circles(tmp_path), train_batch_size=7, **negatives)
-    expected = np.bincount(trained.train.dataset.inter_feat["item_id"].numpy(), minlength=25)
-    assert expected.max() > expected[1:].min()
-    assert trained.trainer.model.item_cnt[:, 0].tolist() == expected.tolist()
-    scores = scores_of(trained.trainer.model, trained.test)[0].view(-1, 25)
-    np.testing.assert_allclose(scores[0], expected / expected.max())
-
-
 def evaluate(metric, config, struct):
     return metrics_dict[metric.lower()](config).calculate_metric(struct)
 
@@ -366,3 +361,20 @@ def test_a_tuning_file_is_not_run(tmp_path):
     with pytest.raises(SettingsError, match="must be a list of values"):
         HyperTuning(print, params_file=file)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "b"]])
+def test_the_default_search_of_tuning_tries_every_combination_once(names):
+    tried = []
+
+    def objective(config_dict, config_file_list):
+        tried.append(config_dict)
+        score = sum(config_dict.values())
+        metrics = {"recall@10": score}
+        return {"model": "BPR", "best_valid_score": score, "valid_score_bigger": True,
+                "best_valid_result": metrics, "test_result": metrics}  # fmt: skip
+
+    tuning = HyperTuning(objective, params_dict={"choice": {name: [1, 2, 5] for name in names}}, early_stop=100)
+    tuning.run()
+    assert sorted(tuple(params.values()) for params in tried) == sorted(itertools.product([1, 2, 5], repeat=len(names)))
+    assert tuning.best_params == {name: 5 for name in names}
