@@ -17,6 +17,7 @@ from recbole_diffusion.adapter.checkpoint import load_weights
 from recbole_diffusion.adapter.config import build_config, check_dataset
 from recbole_diffusion.adapter.eval_input import show_validation_items
 from recbole_diffusion.adapter.lookup import get_model
+from recbole_diffusion.adapter.pickles import trust_pickles
 from recbole_diffusion.adapter.trainer import tracked
 from recbole_diffusion.benchmark.record import Run, make_record, settings_hash, write_record
 from recbole_diffusion.settings import SettingsError
@@ -30,6 +31,7 @@ def run_recbole_diffusion(
     *,
     record: str | Path | None = None,
     resume: bool = False,
+    trust_pickle: bool = False,
     command: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Trains and evaluates a model, ours or RecBole's.
@@ -41,6 +43,7 @@ def run_recbole_diffusion(
         config_dict: settings; these win over the files.
         record: file for the JSON record.
         resume: keep the training state at every epoch, and go on from it if an earlier run left one.
+        trust_pickle: read pickled data sets, data loaders and pretrained models, which **can run any code**.
         command: the command line, for the record.
 
     Returns:
@@ -53,7 +56,8 @@ def run_recbole_diffusion(
     check_dataset(config)
     if record is not None:
         Path(record).parent.mkdir(parents=True, exist_ok=True)
-    return run(config, record=record, resume=resume, command=command or sys.argv)
+    with trust_pickles(trust_pickle):
+        return run(config, record=record, resume=resume, command=command or sys.argv)
 
 
 def run(

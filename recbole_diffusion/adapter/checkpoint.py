@@ -6,7 +6,7 @@ else as tensors and plain data (:mod:`recbole_diffusion.adapter.codec`), and are
 :func:`install` makes RecBole's trainers use them. A checkpoint that RecBole itself wrote is read on request only.
 
 Reading somebody else's checkpoint runs none of its content: no pickle, no ``eval`` (:mod:`recbole_diffusion.adapter.repairs`),
-and no pickled file that its settings point to.
+and no pickled file that its settings point to (:mod:`recbole_diffusion.adapter.pickles`).
 """
 
 from __future__ import annotations
@@ -14,24 +14,23 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from logging import getLogger
 from typing import Any
 
-import numpy as np
+import recbole.data
 import recbole.quick_start
 import recbole.quick_start.quick_start
 import torch
 from recbole.config import Config
-from recbole.data import create_dataset, data_preparation
 from recbole.trainer import trainer as trainers
 from recbole.utils import init_logger, init_seed, set_color
 
 from recbole_diffusion.adapter.codec import decode, encode, plain
 from recbole_diffusion.adapter.config import ignore_command_line, known_keys
 from recbole_diffusion.adapter.patch import replace
+from recbole_diffusion.adapter.pickles import kind_of, trust_pickles
 from recbole_diffusion.registry import find
 from recbole_diffusion.settings import parse_setting
 
@@ -192,7 +191,7 @@ def load_checkpoint(
     path = os.fspath(file)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no checkpoint file {path!r}")
-    kind, state = _kind(path), None
+    kind, state = kind_of(path), None
     try:
         if kind == "archive":
             with contextlib.suppress(pickle.UnpicklingError):  # holds more than tensors and plain data
@@ -211,24 +210,6 @@ def load_checkpoint(
             "trust its writer, use recbole_diffusion.adapter.checkpoint.load_data_and_model(file, trust_pickle=True)"
         )
     raise ValueError(f"{path!r} is not a checkpoint of format {FORMAT}, or it is damaged")
-
-
-def _kind(path: str) -> str | None:
-    """What a file looks like: a torch ``"archive"``, a bare ``"pickle"``, or None.
-
-    Only an archive may go to ``torch.load`` unasked: for TorchScript archives and tar files, torch before 2.6 forgets
-    that it was told ``weights_only=True`` (CVE-2025-32434).
-    """
-    with open(path, "rb") as file:
-        start = file.read(4)
-    if start != b"PK\x03\x04":
-        return "pickle" if start[:1] == b"\x80" else None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = {name.rpartition("/")[2] for name in archive.namelist()}
-    except zipfile.BadZipFile:
-        return None
-    return "archive" if "data.pkl" in names and "constants.pkl" not in names else None
 
 
 def load_data_and_model(
@@ -254,33 +235,16 @@ def load_data_and_model(
     init_logger(config)
     logger = getLogger()
     logger.info(config)
-    with contextlib.nullcontext() if trust_pickle else _no_pickles(config):
-        dataset = create_dataset(config)
+    with trust_pickles(trust_pickle):
+        dataset = recbole.data.create_dataset(config)
         logger.info(dataset)
-        train_data, valid_data, test_data = data_preparation(config, dataset)
+        train_data, valid_data, test_data = recbole.data.data_preparation(config, dataset)
         init_seed(config["seed"], config["reproducibility"])
         model = config.model_class(config, train_data._dataset).to(config["device"])
     if config["device"].type != "cpu":
         checkpoint = load_checkpoint(model_file, config["device"], trust_pickle)
     _load_into(model, checkpoint)
     return config, model, dataset, train_data, valid_data, test_data
-
-
-@contextlib.contextmanager
-def _no_pickles(config: Config) -> Iterator[None]:
-    """Keeps pickles unread that the settings point to: cached datasets, pretrained models, item embeddings."""
-    caches = {key: config[key] for key in ("dataset_save_path", "dataloaders_save_path")}
-    torch_load, np_load = torch.load, np.load
-    for key in caches:
-        config[key] = os.path.join(os.devnull, "none")  # RecBole looks where this says, or else in checkpoint_dir
-    torch.load = lambda *args, **kwargs: torch_load(*args, **{**kwargs, "weights_only": True})
-    np.load = lambda *args, **kwargs: np_load(*args, **{**kwargs, "allow_pickle": False})
-    try:
-        yield
-    finally:
-        torch.load, np.load = torch_load, np_load
-        for key, value in caches.items():
-            config[key] = value
 
 
 def load_weights(model: Any, file: str | os.PathLike[str], device: Any = None) -> None:

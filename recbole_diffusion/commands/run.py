@@ -47,6 +47,9 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="keep the training state at every epoch; go on from it after a kill"
     )
+    parser.add_argument(
+        "--trust-pickle", action="store_true", help="read pickled data sets and pretrained models, which can run any code"
+    )
     parser.set_defaults(run=_run, takes_settings=True)
 
 
@@ -65,6 +68,7 @@ def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> 
         settings,
         record=options.record,
         resume=options.resume,
+        trust_pickle=options.trust_pickle,
         command=["recbole-diffusion", *arguments],
     )
     overridden = "".join(f", {key} = {value}" for key, value in record["protocol_overrides"].items())

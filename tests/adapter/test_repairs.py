@@ -20,11 +20,13 @@ from recbole.data.dataset import sequential_dataset
 from recbole.evaluator.register import metrics_dict
 from recbole.model.context_aware_recommender import kd_dagfm
 from recbole.model.general_recommender import LightGCN
+from recbole.trainer import HyperTuning
 from recbole.trainer import trainer as trainer_module
 from recbole.utils import init_seed
 
 from recbole_diffusion import on_import
 from recbole_diffusion.adapter import repairs
+from recbole_diffusion.settings import SettingsError
 
 NUMPY_2 = int(np.__version__.split(".")[0]) >= 2
 FILLS_IN_PLACE = repairs._pandas_fills_in_place()
@@ -354,3 +356,13 @@ def test_applying_twice_changes_nothing():
     repairs.apply()
     assert state() == before
     init_seed(0, True)
+
+
+def test_a_tuning_file_is_not_run(tmp_path):
+    file = tmp_path / "space.test"
+    file.write_text("learning_rate choice [0.1, 0.01]\nembedding_size choice [8, 16]\n")
+    assert set(HyperTuning(print, params_file=file).space) == {"learning_rate", "embedding_size"}
+    file.write_text(f"learning_rate choice [__import__('os').mkdir({str(tmp_path / 'ran')!r})]\n")
+    with pytest.raises(SettingsError, match="must be a list of values"):
+        HyperTuning(print, params_file=file)
+    assert not (tmp_path / "ran").exists()
