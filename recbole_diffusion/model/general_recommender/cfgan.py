@@ -53,7 +53,8 @@ class CFGAN(RowScorer, GeneralRecommender):
 
     Departures from the paper: G's adversarial loss is the non-saturating one, not ``log(1 - D)``. ``k`` and ``z`` are given
     as shares of a row's zeros. The "G-steps" and "D-steps" of its algorithm are read as passes over all rows: an epoch is
-    ``g_steps`` passes of G, then ``d_steps`` passes of D, on masks that are drawn once per epoch. ``weight_decay`` is the
+    ``g_steps`` passes of G, then ``d_steps`` passes of D, on masks that are drawn once per epoch, and the paper's 1000 epochs
+    are 1000 passes of G, 250 epochs here, where the default stops. ``weight_decay`` is the
     coefficient of half the squared norm of all weights and biases. From the official code: ``k`` and ``z`` are drawn
     independently of each other, as the paper says (there they are drawn alike), and the epoch is chosen on validation.
     Rows without interactions are not trained on.
