@@ -58,6 +58,31 @@ def test_settings_in_both_spellings():
         parse_settings(["--a", "--b=1"])
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("[train,valid,test]", ["train", "valid", "test"]),
+        ("['train',valid, \"test\"]", ["train", "valid", "test"]),
+        ("(a, b)", ("a", "b")),
+        ("[user_id,item-id,a.b,NDCG@10,ü]", ["user_id", "item-id", "a.b", "NDCG@10", "ü"]),
+        ("[word, -1, 2.5, 1e-3, .5, true, None, NONE]", ["word", -1, 2.5, 1e-3, 0.5, True, None, None]),
+        ("{'mode': full}", {"mode": "full"}),
+        ("{mode: {valid: full, test: uni10}, split: {RS: [0.8, 0.1, 0.1]}}",
+         {"mode": {"valid": "full", "test": "uni10"}, "split": {"RS": [0.8, 0.1, 0.1]}}),
+        ("{inter: [user_id, 'a, b']}", {"inter": ["user_id", "a, b"]}),
+        # Not lists of words, and not run: they stay the text that they are.
+        ("[__import__('os').getcwd()]", "[__import__('os').getcwd()]"),
+        ("[train,valid", "[train,valid"),
+        ("[two words]", "[two words]"),
+        ("[x for x in y]", "[x for x in y]"),
+        ("word, word", "word, word"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_words_in_brackets_need_no_quotes(text, value):
+    assert parse_settings([f"--a={text}", "--b", "1"]) == {"a": value, "b": 1}
+
+
 def test_help_shows_examples(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["run", "--help"])
