@@ -169,7 +169,7 @@ def protocol_file(name: str) -> Path:
         return named
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
         return Path(name)
-    known = names_in("protocol")
+    known = [*names_in("protocol"), "recbole-default"]
     raise SettingsError(
         f"unknown protocol {name!r}{closest(name, known)}; known: {', '.join(known)}"
     )

@@ -44,7 +44,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--config_files", nargs="+", default=[], metavar="FILE", help="YAML files of settings; later ones win"
     )
-    parser.add_argument("--protocol", help=f"evaluation protocol: {', '.join(names_in('protocol'))}, recbole-default, or a YAML file")
+    protocols = ", ".join([*names_in("protocol"), "recbole-default"])
+    parser.add_argument("--protocol", help=f"evaluation protocol: {protocols}, or a YAML file")
     parser.add_argument("--record", metavar="FILE", help="write the JSON record of the run")
     parser.add_argument(
         "--resume", action="store_true", help="keep the training state at every epoch; go on from it after a kill"

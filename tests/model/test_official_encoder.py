@@ -137,16 +137,16 @@ def test_scores_are_the_official_ones_draw_by_draw(tmp_path, denoiser):
     torch.testing.assert_close(scores, torch.tensor(np.stack(expected), dtype=torch.float32), rtol=1e-4, atol=1e-4)
 
 
-def test_all_positions_are_the_prefixes():
+def test_every_position_is_the_prefix_up_to_it():
     torch.manual_seed(0)
     encoder = OfficialEncoder(D, LENGTH, n_heads=2).eval()
     embedded = torch.randn(3, LENGTH, D)
     embedded[1, 4:] = embedded[2] = 0  # padding
-    states = encoder.all_positions(embedded)
+    states = encoder(embedded)
     for n in range(1, LENGTH + 1):
-        prefix = encoder(embedded, torch.full((3,), n))
+        prefix = encoder.last(embedded, torch.full((3,), n))
         torch.testing.assert_close(states[:, n - 1], prefix)
-        torch.testing.assert_close(encoder(embedded[:, :n], torch.full((3,), n)), prefix)
+        torch.testing.assert_close(encoder.last(embedded[:, :n], torch.full((3,), n)), prefix)
     assert torch.equal(states[2], encoder.ln_3.bias.expand(LENGTH, D)) and torch.equal(states[1, 5], encoder.ln_3.bias)
 
 

@@ -126,7 +126,8 @@ class DreamRec(DerivedFromWeights, SequentialRecommender):
     def condition(self, interaction: Any) -> torch.Tensor:
         """Encoded histories ``[B, d]``."""
         history, length = self._latest(interaction)
-        return self.encoder(self.item_embedding(history), length)
+        encode = self.encoder.last if self.settings.encoder == "official" else self.encoder
+        return encode(self.item_embedding(history), length)
 
     def _latest(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """The latest ``history_length`` items, padding on the right, and how many they are ``[B]``."""

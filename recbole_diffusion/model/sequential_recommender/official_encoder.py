@@ -48,11 +48,24 @@ class OfficialEncoder(nn.Module):
         )
         self.hidden_dropout, self.attn_dropout = nn.Dropout(hidden_dropout), nn.Dropout(attn_dropout)
 
-    def forward(self, embedded: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
-        """Encodes histories.
+    def forward(self, embedded: torch.Tensor) -> torch.Tensor:
+        """Encodes the history up to every position.
 
         Args:
             embedded: item embeddings ``[B, L, dim]``, zero padding on the right.
+
+        Returns:
+            ``[B, L, dim]``; position n is a function of the items up to n.
+        """
+        sequence, is_item = self._sequence(embedded)
+        causal = torch.ones(embedded.shape[1], embedded.shape[1], dtype=torch.bool, device=embedded.device).tril()
+        return self._read(sequence, sequence, causal & is_item[:, None], is_item)
+
+    def last(self, embedded: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+        """Encodes whole histories: :meth:`forward` at the last item alone.
+
+        Args:
+            embedded: as for :meth:`forward`.
             length: items per history ``[B]``; 0 or 1 for an empty one.
 
         Returns:
@@ -63,12 +76,6 @@ class OfficialEncoder(nn.Module):
         keys = is_item & (torch.arange(embedded.shape[1], device=embedded.device) <= last)
         query = sequence.gather(1, last[..., None].expand(-1, -1, sequence.shape[2]))
         return self._read(query, sequence, keys[:, None], is_item.gather(1, last)).squeeze(1)
-
-    def all_positions(self, embedded: torch.Tensor) -> torch.Tensor:
-        """Encodes every prefix: ``[B, L, dim]``, at position n what :meth:`forward` gives for length n + 1."""
-        sequence, is_item = self._sequence(embedded)
-        causal = torch.ones(embedded.shape[1], embedded.shape[1], dtype=torch.bool, device=embedded.device).tril()
-        return self._read(sequence, sequence, causal & is_item[:, None], is_item)
 
     def _sequence(self, embedded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """s ``[B, L, dim]``, zero at padding, and where it is not padding ``[B, L]``."""
