@@ -19,7 +19,7 @@ import psutil
 import torch
 
 from recbole_diffusion.adapter.checkpoint import settings_of
-from recbole_diffusion.adapter.config import protocol_overrides
+from recbole_diffusion.adapter.config import protocol_name, protocol_overrides
 from recbole_diffusion.version import __version__
 
 # Settings that say where a run writes or what it prints, not what it computes.
@@ -64,7 +64,7 @@ def make_record(run: Run) -> dict[str, Any]:
     record = {
         "model": config["model"],
         "dataset": config["dataset"],
-        "protocol": config["protocol"] or "recbole-default",
+        "protocol": protocol_name(config),
         "protocol_overrides": protocol_overrides(config),
         "seed": config["seed"],
         "settings_hash": settings_hash(config),
