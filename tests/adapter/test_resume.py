@@ -19,7 +19,8 @@ from recbole_diffusion.run import run_recbole_diffusion
 from toy import QUIET, checkerboard, two_circles
 
 SMALL = QUIET | {"epochs": 4, "eval_step": 1, "train_batch_size": 8, "topk": [1, 5], "valid_metric": "NDCG@5"}
-VAE = {"mlp_hidden_size": [8], "latent_dimension": 8, "total_anneal_steps": 4, "anneal_cap": 1.0}
+ANNEALED = {"total_anneal_steps": 16, "anneal_cap": 1.0}  # the weight of the KL moves in every update
+VAE = ANNEALED | {"mlp_hidden_size": [8], "latent_dimension": 8}
 PAIRS = {"train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}}
 NONE = {"train_neg_sample_args": None}
 TRANSFORMER = {"hidden_size": 8, "inner_size": 8, "n_heads": 2, "n_layers": 1, "MAX_ITEM_LIST_LENGTH": 6}
@@ -32,7 +33,7 @@ ON_ROWS = {
     "IRGAN": {"embedding_size": 4, "pretrain_epochs": 2, "pretrain_batch_size": 64},
     "TEASE": {},
     "MultiVAE": NONE | VAE,  # counts its updates in a plain attribute, as do the next two
-    "MacridVAE": NONE | {"embedding_size": 8, "encoder_hidden_size": [8], "kfac": 2, "total_anneal_steps": 4},
+    "MacridVAE": NONE | ANNEALED | {"embedding_size": 8, "encoder_hidden_size": [8], "kfac": 2},
     "RaCT": PAIRS | VAE | {"pretrain_epochs": 4, "save_step": 1},
     "RecVAE": NONE | {"hidden_dimension": 8, "latent_dimension": 8, "n_enc_epochs": 1},
     "BPR": {"embedding_size": 8, "train_batch_size": 64},  # negatives come from numpy's global generator
