@@ -1,4 +1,5 @@
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -149,3 +150,18 @@ def test_a_run_prints_the_table_and_writes_the_record(model, dataset, extra, tmp
     assert record["data"]["rows"]["test"] > 0 and len(record["data"]["fingerprint"]) == 16
     assert record["settings"]["epochs"] == 2 and record["command"][:2] == ["recbole-diffusion", "run"]
     assert record["epochs"] == len(record["curve"]) and record["parameters"] >= 0
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_ctrl_c_says_how_to_go_on(resume, tmp_path, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recbole_diffusion.run._load_data", interrupt)
+    settings = [f"--{key}={value}" for key, value in checkerboard(tmp_path / "my data").items()]
+    arguments = ["run", "--model=BPR", "--dataset=checkerboard", *settings, *(["--resume"] if resume else [])]
+    assert main(arguments) == 130
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    said, command = line.split(": recbole-diffusion ")
+    assert ("no training state was kept" in said) != resume
+    assert shlex.split(command) == [*arguments, *([] if resume else ["--resume"])]

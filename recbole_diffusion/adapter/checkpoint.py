@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from logging import getLogger
@@ -137,6 +138,7 @@ def save_checkpoint(
     else:
         state |= {"state_dict": encode(model.state_dict(), "state_dict")}
         state |= {"other_parameter": _other_parameter(model)} | _optimizers(trainer)
+        state |= {"attributes": encode(_changed_attributes(trainer), "attributes")}
     if taken := set(extra or {}) & set(state):
         raise ValueError(f"extra of checkpoint {file} holds {sorted(taken)}: allowed are keys not in {sorted(state)}")
     state |= encode(extra or {}, "extra")
@@ -169,6 +171,52 @@ def _optimizers(trainer: Any) -> dict[str, Any]:
     }
 
 
+def _attributes(model: Any) -> dict[str, Any]:
+    """The numbers and tensors among the plain attributes of the model's modules, as ``<path of the module>.<name>``.
+
+    ``state_dict`` has parameters and buffers only, and ``other_parameter`` what RecBole's author has thought of.
+    """
+    other = set(getattr(model, "other_parameter_name", ()))
+    return {
+        f"{path}.{name}": value
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, (bool, int, float, torch.Tensor)) and not (path == "" and name in other)
+    }
+
+
+def _note_attributes(original: Callable[..., None]) -> Callable[..., None]:
+    """Notes what the attributes are when the trainer is made, which is before training changes any."""
+
+    def init(self: Any, config: Any, model: Any) -> None:
+        original(self, config, model)
+        attributes = _attributes(model) if isinstance(model, torch.nn.Module) else {}
+        self._attributes_before = {
+            key: (weakref.ref(value), value._version) if isinstance(value, torch.Tensor) else value
+            for key, value in attributes.items()
+        }
+
+    return init
+
+
+def _changed_attributes(trainer: Any) -> dict[str, Any]:
+    """The plain attributes that training has changed: the step of an annealing (MultiVAE), an attention matrix (KGAT).
+
+    The other ones stay out, so that settings that a resumed training changes (another weight of a loss, say) are not changed
+    back. So do those that were neither number nor tensor before: caches, mostly.
+    """
+    changed = {}
+    for key, value in _attributes(trainer.model).items():
+        before = trainer._attributes_before.get(key)
+        if isinstance(value, torch.Tensor):
+            same = not isinstance(before, tuple) or (before[0]() is value and before[1] == value._version)
+        else:
+            same = before is None or isinstance(before, tuple) or before == value
+        if not same:
+            changed[key] = value
+    return changed
+
+
 def load_checkpoint(
     file: str | os.PathLike[str], map_location: Any = None, trust_pickle: bool = False
 ) -> dict[str, Any]:
@@ -181,8 +229,8 @@ def load_checkpoint(
 
     Returns:
         The entries of the file, decoded: ``model, dataset, settings, epoch, cur_step, best_valid_score,
-        best_valid_result, state_dict, other_parameter, optimizer, optimizers`` and any extra ones. RecBole's format has
-        ``config`` in place of the first three, and neither ``best_valid_result`` nor ``optimizers``.
+        best_valid_result, state_dict, other_parameter, attributes, optimizer, optimizers`` and any extra ones. RecBole's
+        format has ``config`` in place of the first three, and no ``best_valid_result``, ``attributes`` or ``optimizers``.
 
     Raises:
         FileNotFoundError: no such file.
@@ -262,6 +310,7 @@ def install() -> None:
     for owner in (trainers.Trainer, trainers.DecisionTreeTrainer):
         replace(owner, "_save_checkpoint", lambda original: lambda self, *args, **kwargs: _save(self, *args, **kwargs))
         replace(owner, "_valid_epoch", _valid_epoch)
+    replace(trainers.AbstractTrainer, "__init__", _note_attributes)
     replace(trainers.Trainer, "resume_checkpoint", lambda original: _resume)
     replace(trainers.Trainer, "evaluate", _evaluate)
     replace(trainers.PretrainTrainer, "save_pretrained_model", lambda original: _save_pretrained)
@@ -286,7 +335,7 @@ def _save_pretrained(self: Any, epoch: int, saved_model_file: str) -> None:
 
 
 def _resume(self: Any, resume_file: str | os.PathLike[str]) -> None:
-    """Goes on from a checkpoint: weights, optimisers, epoch, early stopping and the best result so far."""
+    """Goes on from a checkpoint: weights, counters, optimisers, epoch, early stopping and the best result so far."""
     checkpoint = load_checkpoint(resume_file, map_location=self.device)
     self.saved_model_file = str(resume_file)
     self.start_epoch = checkpoint["epoch"] + 1
@@ -297,6 +346,9 @@ def _resume(self: Any, resume_file: str | os.PathLike[str]) -> None:
     if checkpoint["model"].lower() != self.config["model"].lower():
         self.logger.warning(f"{resume_file} is a checkpoint of {checkpoint['model']}, not of {self.config['model']}")
     _load_into(self.model, checkpoint)
+    for key, value in checkpoint.get("attributes", {}).items():
+        path, _, name = key.rpartition(".")
+        setattr(self.model.get_submodule(path), name, value)
     for name, state in {"optimizer": checkpoint["optimizer"], **checkpoint.get("optimizers", {})}.items():
         if state is not None:
             getattr(self, name).load_state_dict(state)

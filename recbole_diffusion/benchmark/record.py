@@ -115,9 +115,14 @@ def write_record(record: dict[str, Any], file: Path) -> None:
 
 def settings_hash(config: Any) -> str:
     """Ten hexadecimal digits that name the settings of a run, whatever the machine and the folder."""
-    settings = {key: value for key, value in settings_of(config).items() if key not in _BESIDE_THE_POINT}
+    settings = what_counts(settings_of(config))
     settings |= {"model": config["model"], "dataset": config["dataset"]}
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+def what_counts(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that the result depends on: not those that say where a run writes or what it prints."""
+    return {key: value for key, value in settings.items() if key not in _BESIDE_THE_POINT}
 
 
 def result_table(record: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,21 +64,33 @@ def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> 
     settings = parse_settings(rest)
     if options.protocol:
         settings["protocol"] = options.protocol
-    record = run_recbole_diffusion(
-        options.model,
-        options.dataset,
-        # RecBole's own scripts take the files as one argument with blanks.
-        [file for argument in options.config_files for file in argument.split()],
-        settings,
-        record=options.record,
-        resume=options.resume,
-        trust_pickle=options.trust_pickle,
-        command=["recbole-diffusion", *arguments],
-    )
+    command = ["recbole-diffusion", *arguments]
+    try:
+        record = run_recbole_diffusion(
+            options.model,
+            options.dataset,
+            # RecBole's own scripts take the files as one argument with blanks.
+            [file for argument in options.config_files for file in argument.split()],
+            settings,
+            record=options.record,
+            resume=options.resume,
+            trust_pickle=options.trust_pickle,
+            command=command,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_how_to_go_on(command, options.resume)) from None
     overridden = "".join(f", {key} = {value}" for key, value in record["protocol_overrides"].items())
     print(f"\n{record['model']} on {record['dataset']}, protocol {record['protocol']}{overridden}, seed {record['seed']}, "
           f"best epoch {record['best_epoch']} of {record['epochs']}")  # fmt: skip
     print(result_table(record))
+
+
+def _how_to_go_on(command: list[str], resume: bool) -> str:
+    """What somebody who has stopped a run may want to know."""
+    if resume:
+        return f"interrupted; this goes on from the last whole epoch: {shlex.join(command)}"
+    again = shlex.join([*command, "--resume"])
+    return f"interrupted; no training state was kept to go on from; with --resume it is, at every epoch: {again}"
 
 
 def parse_settings(arguments: Sequence[str]) -> dict[str, Any]:
