@@ -40,12 +40,12 @@ class SequentialKNN(SequentialRecommender):
         score[j] = sum over the latest history_length items h, the latest having age 0, of decay^age N[h, j]
 
     C counts forward only. Equal scores, among them those of items that never follow an item of the history, are in order
-    of popularity.
+    of popularity, which is D.
 
-    The sequences are read from RecBole's training rows, each a target with its history. A pair of positions is counted in
-    the row that has the later one as its target; pairs within the history of a user's shortest row, which no row has as
-    a target, are counted in that row. So nothing is counted twice, whatever the order of the rows, for every split and for given
-    parts whose rows are prefixes of each other. Pairs further apart than ``MAX_ITEM_LIST_LENGTH`` are in no row.
+    The sequences are read from RecBole's training rows, each a target with its history: a pair is counted in the row whose
+    target is its later item. So every pair is counted once, whatever the order of the rows, for every split and for given parts
+    whose rows are prefixes of each other; pairs further apart than ``MAX_ITEM_LIST_LENGTH`` are in no row. D counts targets,
+    and the history of each user's shortest row, whose items are no targets.
 
     RecBole's ``TraditionalTrainer`` trains it, so one pass over the data changes nothing. Its ``type`` stays ``SEQUENTIAL``:
     RecBole would give a ``TRADITIONAL`` model no histories.
@@ -62,14 +62,11 @@ class SequentialKNN(SequentialRecommender):
         rows = dataset.inter_feat
         histories, lengths = rows[self.ITEM_SEQ].numpy(), rows[self.ITEM_SEQ_LEN].numpy()
         users, targets = rows[dataset.uid_field].numpy(), rows[self.ITEM_ID].numpy()
-        # The rows whose history no other row has as targets: the shortest of every user.
-        order = np.lexsort((lengths, users))
+        counts = cooccurrences(histories, lengths, targets, self.settings.window, self.n_items)
+        order = np.lexsort(((histories > 0).sum(1), users))
         shortest = order[np.unique(users[order], return_index=True)[1]]
-        opening = histories[shortest]
-
-        counts = cooccurrences(histories, lengths, targets, opening, self.settings.window, self.n_items)
-        self.popularity = np.bincount(targets, minlength=self.n_items) + np.bincount(opening.ravel(), minlength=self.n_items)
-        self.popularity[0] = 0
+        occurrences = np.concatenate([targets, histories[shortest].ravel()])
+        self.popularity = np.bincount(occurrences[occurrences > 0], minlength=self.n_items)
         weights = scipy.sparse.diags_array(np.maximum(self.popularity, 1.0) ** -self.settings.alpha)
         self.similarity = (weights @ counts @ weights).tocsr()
 
@@ -85,15 +82,18 @@ class SequentialKNN(SequentialRecommender):
         return torch.from_numpy(scores).to(interaction[self.ITEM_SEQ].device)
 
     def predict(self, interaction: Any) -> torch.Tensor:
-        """Scores of history-item pairs ``[B]``; each history is multiplied once, however many items are asked for."""
-        items = interaction[self.ITEM_ID].cpu().numpy()
+        """Scores of history-item pairs ``[B]``, float32, which RecBole's sampled evaluation wants.
+
+        Each history is multiplied once, however many items are asked for.
+        """
+        items = interaction[self.ITEM_ID].cpu().numpy().copy()  # scipy wants memory of numpy's own
         weights = self._weights(interaction)
         parts = zip(weights.indptr[:-1], weights.indptr[1:], strict=True)
         keys: dict[bytes, int] = {}
         row = [keys.setdefault(weights.indices[a:b].tobytes() + weights.data[a:b].tobytes(), len(keys)) for a, b in parts]
         _, first = np.unique(row, return_index=True)
         scores = np.asarray((weights[first] @ self.similarity)[row, items]).ravel() + TIE_BREAK * self.popularity[items]
-        return torch.from_numpy(scores).to(interaction[self.ITEM_SEQ].device)
+        return torch.from_numpy(scores).float().to(interaction[self.ITEM_SEQ].device)
 
     def _weights(self, interaction: Any) -> scipy.sparse.csr_array:
         """``decay^age`` of each history's items, ``[B, n_items]``; an item that occurs several times has the sum."""
@@ -105,31 +105,29 @@ class SequentialKNN(SequentialRecommender):
 
 
 def cooccurrences(
-    histories: np.ndarray, lengths: np.ndarray, targets: np.ndarray, opening: np.ndarray, window: int, n_items: int
+    histories: np.ndarray, lengths: np.ndarray, targets: np.ndarray, window: int, n_items: int
 ) -> scipy.sparse.csr_array:
-    """Counts pairs of items in order, each with the inverse of its distance.
+    """Counts the pairs of a target and an item before it, each with the inverse of their distance.
 
     Args:
         histories: items before the target, ``[n, L]``, oldest first, then padding 0.
-        lengths: of the histories, ``[n]``.
-        targets: ``[n]``; each makes pairs with its history.
-        opening: ``[m, L]``, histories that make pairs within themselves.
+        lengths: of the histories, ``[n]``; an empty one may have length 1.
+        targets: ``[n]``.
         window: the largest distance of a pair.
         n_items: the padding item included.
 
     Returns:
         ``[n_items, n_items]``: earlier item by later item; the padding item has no pair.
     """
-    opening = opening[(opening > 0).sum(1) > 1]
     total = scipy.sparse.csr_array((n_items, n_items))
     held: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for distance in range(1, min(window, histories.shape[1]) + 1):
-        far = np.flatnonzero(lengths >= distance)
-        earlier = np.concatenate([histories[far, lengths[far] - distance], opening[:, :-distance].ravel()])
-        later = np.concatenate([targets[far], opening[:, distance:].ravel()])
-        real = (earlier > 0) & (later > 0)
-        held.append((earlier[real], later[real], np.full(real.sum(), 1.0 / distance)))
-        if distance == min(window, histories.shape[1]) or sum(len(part[0]) for part in held) > _PAIRS_AT_ONCE:
+    last = min(window, histories.shape[1])
+    for distance in range(1, last + 1):
+        rows = np.flatnonzero(lengths >= distance)
+        earlier = histories[rows, lengths[rows] - distance]
+        rows, earlier = rows[earlier > 0], earlier[earlier > 0]
+        held.append((earlier, targets[rows], np.full(len(rows), 1.0 / distance)))
+        if distance == last or sum(len(part[0]) for part in held) > _PAIRS_AT_ONCE:
             row, column, value = (np.concatenate(parts) for parts in zip(*held, strict=True))
             total = total + scipy.sparse.csr_array((value, (row, column)), shape=(n_items, n_items))
             held = []
