@@ -19,7 +19,7 @@ import psutil
 import torch
 
 from recbole_diffusion.adapter.checkpoint import settings_of
-from recbole_diffusion.adapter.config import protocol_overrides
+from recbole_diffusion.adapter.config import PLUGIN_KEYS, protocol_overrides
 from recbole_diffusion.version import __version__
 
 # Settings that say where a run writes or what it prints, not what it computes.
@@ -27,6 +27,11 @@ _BESIDE_THE_POINT = {
     "checkpoint_dir", "data_path", "show_progress", "state", "log_wandb", "wandb_project", "worker", "gpu_id",
     "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "strict_config", "verbose",
 }  # fmt: skip
+
+# The plugin's own keys that the first records have. A later one is part of the hash only where it is not at its default, so
+# that the records from before keep their names.
+_FIRST_KEYS = {"strict_config", "protocol", "empty_histories", "test_input", "matmul_precision", "torch_compile"}
+_LATER_KEYS = {key: default for key, default in PLUGIN_KEYS.items() if key not in _FIRST_KEYS}
 
 _LIBRARIES = ("recbole", "torch", "numpy", "pandas", "scipy")
 
@@ -116,6 +121,7 @@ def write_record(record: dict[str, Any], file: Path) -> None:
 def settings_hash(config: Any) -> str:
     """Ten hexadecimal digits that name the settings of a run, whatever the machine and the folder."""
     settings = {key: value for key, value in settings_of(config).items() if key not in _BESIDE_THE_POINT}
+    settings = {key: value for key, value in settings.items() if key not in _LATER_KEYS or value != _LATER_KEYS[key]}
     settings |= {"model": config["model"], "dataset": config["dataset"]}
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
