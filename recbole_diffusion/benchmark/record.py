@@ -46,6 +46,7 @@ class Run:
     curve: list[dict[str, Any]]
     checkpoint: str
     valid: dict[str, float]
+    refit: dict[str, Any] | None  # epochs and curve of the training anew
     test: dict[str, float]
     test_eval_s: float
     command: list[str]
@@ -55,8 +56,10 @@ def make_record(run: Run) -> dict[str, Any]:
     """The record of a run, as plain data.
 
     Returns:
-        ``model, dataset, protocol, protocol_overrides, seed, settings, settings_hash`` (what was asked for), ``valid,
-        test`` (metrics under RecBole's names, of the epoch that validation chose), ``epochs, best_epoch, curve`` (mean
+        ``model, dataset, protocol, protocol_overrides, seed, settings, settings_hash`` (what was asked for), ``masked``
+        (whether items that the user had had were not ranked), ``input`` (what the model saw of a user at test time),
+        ``refit`` (None, or the epochs and the curve of the training anew, whose model was tested), ``valid, test``
+        (metrics under RecBole's names, of the epoch that validation chose), ``epochs, best_epoch, curve`` (mean
         training loss per batch and validation score per epoch), ``epoch_s, eval_s`` (seconds; medians over epochs, and of the
         test evaluation), ``parameters, peak_memory_mib`` (of the process), ``data`` (counts, fingerprint), ``command,
         checkpoint, revision, dirty, versions, device, threads, finished`` (where it came from), and the model's own
@@ -64,8 +67,8 @@ def make_record(run: Run) -> dict[str, Any]:
     """
     config = run.config
     scored = [entry for entry in run.curve if "valid_score" in entry]
-    best = max if config["valid_metric_bigger"] else min
     revision, dirty = _git_state()
+    settings = settings_of(config)
     record = {
         "model": config["model"],
         "dataset": config["dataset"],
@@ -73,12 +76,14 @@ def make_record(run: Run) -> dict[str, Any]:
         "protocol_overrides": protocol_overrides(config),
         "seed": config["seed"],
         "settings_hash": settings_hash(config),
-        "settings": settings_of(config),
+        "settings": settings,
+        "masked": masks_seen(settings),
+        "refit": run.refit,
+        "input": model_input(settings),
         "valid": {name: float(value) for name, value in run.valid.items()},
         "test": {name: float(value) for name, value in run.test.items()},
         "epochs": len(run.curve),
-        # RecBole counts a tie as an improvement, so the last of equal epochs is the one that was kept.
-        "best_epoch": best(reversed(scored), key=lambda entry: entry["valid_score"])["epoch"] if scored else None,
+        "best_epoch": best_epoch(run.curve, config["valid_metric_bigger"]),
         "epoch_s": _median(entry["train_s"] for entry in run.curve),
         "eval_s": {"valid": _median(entry["eval_s"] for entry in scored), "test": run.test_eval_s},
         "parameters": sum(p.numel() for p in run.model.parameters()),
@@ -98,6 +103,14 @@ def make_record(run: Run) -> dict[str, Any]:
     if hasattr(run.model, "diagnostics"):
         record["diagnostics"] = run.model.diagnostics()
     return without_folder(record, Path.cwd())
+
+
+def best_epoch(curve: list[dict[str, Any]], bigger: bool) -> int | None:
+    """The epoch, from 0, that validation chose and RecBole kept; None if none was evaluated."""
+    scored = [entry for entry in curve if "valid_score" in entry]
+    best = max if bigger else min
+    # RecBole counts a tie as an improvement, so the last of equal epochs is the one that was kept.
+    return best(reversed(scored), key=lambda entry: entry["valid_score"])["epoch"] if scored else None
 
 
 def without_folder(value: Any, folder: Path) -> Any:
@@ -124,6 +137,34 @@ def settings_hash(config: Any) -> str:
     settings = {key: value for key, value in settings.items() if key not in _LATER_KEYS or value != _LATER_KEYS[key]}
     settings |= {"model": config["model"], "dataset": config["dataset"]}
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+def masks_seen(settings: dict[str, Any]) -> bool | None:
+    """Whether the items that a user has had are not ranked; None where only sampled candidates are.
+
+    Args:
+        settings: of a record, of any age.
+    """
+    if settings["eval_args"]["mode"]["test"] != "full":
+        return None
+    # RecBole demands repeatable = True of sequential models; for others it would mask nothing.
+    mask = settings.get("mask_seen")
+    return not settings["repeatable"] if mask is None else mask
+
+
+def model_input(settings: dict[str, Any]) -> str:
+    """What a model sees of a user at test time, in words; ``settings`` as for :func:`masks_seen`."""
+    if settings["repeatable"]:
+        return "history"
+    more = settings.get("test_input") == "train+valid" or settings.get("refit")
+    return "training and validation items" if more else "training items"
+
+
+def describe_evaluation(settings: dict[str, Any]) -> str:
+    """What is masked, what the model sees, and what it is trained on, in words; ``settings`` as for :func:`masks_seen`."""
+    masked = {True: "seen items masked", False: "nothing masked", None: "among sampled items"}[masks_seen(settings)]
+    fitted = "trained anew on training and validation parts" if settings.get("refit") else "trained on the training part"
+    return f"{masked}; sees {model_input(settings)}; {fitted}"
 
 
 def result_table(record: dict[str, Any]) -> str:

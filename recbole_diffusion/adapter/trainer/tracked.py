@@ -23,9 +23,11 @@ class Tracked:
             ``eval_s``; of adversarial models ``losses``, the mean loss of each player, whose sum is ``train_loss``.
         state_file: where the full training state is kept at the start of every epoch; None keeps none. A run that finds
             the file goes on from it and ends as the uninterrupted run would have.
+        trained_on: the parts that it trains on, for the checkpoint: ``train`` or ``train+valid``.
     """
 
     state_file: Path | None = None
+    trained_on: str = "train"
 
     def __init__(self, config: Any, model: torch.nn.Module) -> None:
         super().__init__(config, model)  # type: ignore[call-arg]
