@@ -183,9 +183,9 @@ def load_checkpoint(
         trust_pickle: also read RecBole's own format, which **can run any code** that its writer put into it.
 
     Returns:
-        The entries of the file, decoded: ``model, dataset, settings, trained_on, epoch, cur_step,
-        best_valid_score, best_valid_result, state_dict, other_parameter, optimizer, optimizers`` and any extra ones. RecBole's format has
-        ``config`` in place of the first three, and neither ``best_valid_result`` nor ``optimizers``.
+        The entries of the file, decoded: ``model, dataset, settings, trained_on, epoch, cur_step, best_valid_score,
+        best_valid_result, state_dict, other_parameter, optimizer, optimizers`` and any extra ones. RecBole's format has
+        ``config`` in place of the first three, and neither ``trained_on`` nor ``best_valid_result`` nor ``optimizers``.
 
     Raises:
         FileNotFoundError: no such file.

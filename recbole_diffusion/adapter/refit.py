@@ -40,8 +40,8 @@ def check_refit(config: Any) -> None:
         raise SettingsError(f"refit = True: {config.model} is a {config['MODEL_TYPE'].name.lower()} model; allowed: {kinds}")
     if not is_closed_form(config) and not 1 <= config["eval_step"] <= config["epochs"]:
         raise SettingsError(
-            f"refit = True: eval_step = {config['eval_step']} with epochs = {config['epochs']} evaluates no epoch, so no number "
-            "of epochs is selected; set eval_step between 1 and epochs"
+            f"refit = True: eval_step = {config['eval_step']} with epochs = {config['epochs']} evaluates no epoch, so no "
+            "number of epochs is selected; set eval_step between 1 and epochs"
         )
 
 

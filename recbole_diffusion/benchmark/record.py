@@ -161,10 +161,10 @@ def model_input(settings: dict[str, Any]) -> str:
 
 
 def describe_evaluation(settings: dict[str, Any]) -> str:
-    """What is masked, what the model sees, and what it is trained on, in words; ``settings`` as for :func:`masks_seen`."""
+    """What is masked, whether the model was trained anew, what it sees, in words; ``settings`` as for :func:`masks_seen`."""
     masked = {True: "seen items masked", False: "nothing masked", None: "among sampled items"}[masks_seen(settings)]
-    fitted = "trained anew on training and validation parts" if settings.get("refit") else "trained on the training part"
-    return f"{masked}; sees {model_input(settings)}; {fitted}"
+    refitted = "refitted on training and validation parts" if settings.get("refit") else "not refitted"
+    return f"{masked}, {refitted}, sees the {model_input(settings)}"
 
 
 def result_table(record: dict[str, Any]) -> str:

@@ -36,7 +36,7 @@ def given_parts(folder):
         lines = ["user_id:token\titem_id_list:token_seq\titem_id:token"]
         for u, items in enumerate(SEQUENCES):
             places = {"train": range(1, len(items) - 2), "valid": [len(items) - 2], "test": [len(items) - 1]}[part]
-            lines += [f"{u}\t{' '.join(map(str, items[max(p - 3, 0):p]))}\t{items[p]}" for p in places]
+            lines += [f"{u}\t{' '.join(map(str, items[max(p - 3, 0) : p]))}\t{items[p]}" for p in places]
         (folder / "s" / f"s.{part}.inter").write_text("\n".join(lines) + "\n")
     return QUIET | LENGTH | {
         "data_path": str(folder), "load_col": {"inter": ["user_id", "item_id_list", "item_id"]},
@@ -46,7 +46,7 @@ def given_parts(folder):
 
 
 def masked_rows(loader):
-    """For each row of the loader: user, place of the target (None: not known), target, the masked items, as the source's ids."""
+    """For each row of the loader, in the source's ids: user, the target's place where times tell it, target, masked items."""
     data, found = loader._dataset, []
     for batch, history, _, positive in loader:
         masked = [set() for _ in range(len(batch))]
