@@ -16,7 +16,7 @@ import recbole.quick_start.quick_start  # noqa: E402
 import recbole.trainer  # noqa: E402
 import recbole.utils.utils  # noqa: E402
 
-from recbole_diffusion.adapter import checkpoint, config, given_histories, lookup, metrics, seen_items  # noqa: E402
+from recbole_diffusion.adapter import checkpoint, config, given_histories, lookup, metrics, seen_items, time_split  # noqa: E402
 from recbole_diffusion.adapter.patch import replace  # noqa: E402
 from recbole_diffusion.registry import MODELS, Model  # noqa: E402
 
@@ -28,6 +28,7 @@ def install() -> None:
     replace(recbole.quick_start.quick_start, "run_recboles", lambda original: lookup.run_recboles, everywhere=True)
     given_histories.install()
     seen_items.install()
+    time_split.install()
     config.install()
     metrics.install()
     checkpoint.install()

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import recbole.data.utils
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.utils import ModelType
@@ -46,17 +47,32 @@ def check_mask_seen(config: Any) -> None:
 
 def install() -> None:
     """Hangs ``mask_seen`` into RecBole's data loader of full evaluation; a second call changes nothing."""
+    replace(recbole.data.utils, "create_samplers", _with_parts, everywhere=True)
     replace(FullSortEvalDataLoader, "__init__", _checked_init)
     replace(FullSortEvalDataLoader, "collate_fn", _with_mask)
 
 
+def _with_parts(original: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+    """Tells the samplers, which data loaders are given, of all parts."""
+
+    @functools.wraps(original)
+    def create_samplers(config: Any, dataset: Any, built_datasets: list[Any]) -> tuple[Any, ...]:
+        samplers = original(config, dataset, built_datasets)
+        for sampler in samplers:
+            if sampler is not None:
+                sampler.parts = built_datasets
+        return samplers
+
+    return create_samplers
+
+
 def _checked_init(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
-    def init(self: Any, config: Any, dataset: Any, sampler: Any, shuffle: bool = False) -> None:
+    def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         check_mask_seen(config)
-        if config["MODEL_TYPE"] == ModelType.SEQUENTIAL and config["mask_seen"]:
-            self.seen = SeenItems(dataset, sampler)
-        original(self, config, dataset, sampler, shuffle)
+        original(self, config, *args, **kwargs)
+        if config["mask_seen"] and self.is_sequential:
+            _seen_of(self)
 
     return init
 
@@ -69,51 +85,51 @@ def _with_mask(original: Callable[..., Any]) -> Callable[..., Any]:
         if mask is False:
             history = None
         elif mask and self.is_sequential:
-            history = self.seen.of(np.array(index))
+            history = _seen_of(self).of(np.array(index))
         return interaction, history, positive_u, positive_i
 
     return collate_fn
 
 
+def _seen_of(loader: Any) -> SeenItems:
+    """The seen items of a loader's rows, found once; a loader that RecBole has saved may come without them."""
+    if "seen" not in vars(loader):
+        loader.seen = SeenItems(loader._dataset, loader._sampler.parts)
+    return loader.seen
+
+
 class SeenItems:
     """The items that the user of each row has had before the row's target.
 
-    They are the row's own history, and what the user had before: the targets of the user's earlier rows in any part, and the
-    history of the earliest of them. Earlier is by time or, in given parts without times, by place in the files.
+    They are the row's own history, and what the user had before: the targets of the user's earlier rows, and the history of
+    the first of them. Parts follow each other, and within a part the rows of a user are in order, which RecBole sees to when
+    it splits by time; given parts are taken in the order of their files.
 
     Args:
         rows: RecBole ``SequentialDataset`` of the rows in question.
-        sampler: RecBole's for their part, which has the rows of all parts.
+        parts: those of training, validation and test, among them ``rows``.
     """
 
-    def __init__(self, rows: Any, sampler: Any) -> None:
-        list_field, time_field = rows.iid_field + rows.config["LIST_SUFFIX"], rows.time_field
+    def __init__(self, rows: Any, parts: list[Any]) -> None:
+        list_field = rows.iid_field + rows.config["LIST_SUFFIX"]
         self.histories = rows.inter_feat[list_field].numpy()
         self.targets = rows.inter_feat[rows.iid_field].numpy()
-        asked = rows.inter_feat[rows.uid_field].numpy()
-        everything = sampler.dataset.inter_feat  # RecBole's sequential models have a sampler of all parts as one
-        user, item, history = (everything[field].numpy() for field in (rows.uid_field, rows.iid_field, list_field))
-        if time_field in rows.inter_feat:
-            when, asked_when = everything[time_field].numpy(), rows.inter_feat[time_field].numpy()
-        else:
-            earlier_parts = sampler.dataset.file_size_list[: sampler.phases.index(sampler.phase)]
-            when, asked_when = np.arange(len(user)), sum(earlier_parts) + np.arange(len(asked))
-        # Before everything else of a user comes the history of the earliest row.
-        order = np.lexsort(((history > 0).sum(1), when, user))
-        owner, first = np.unique(user[order], return_index=True)
-        opening = history[order[first]]
-        user = np.concatenate([np.repeat(owner, opening.shape[1])[opening.ravel() > 0], user])
-        item = np.concatenate([opening[opening > 0], item])
-        when = np.concatenate([np.full(len(item) - len(when), -np.inf), when])
-        # One order of all: at equal times the question (0) comes before what was had (1).
-        kind = np.repeat([0, 1], [len(asked), len(user)])
-        order = np.lexsort((kind, np.concatenate([asked_when, when]), np.concatenate([asked, user])))
-        before = np.cumsum(kind[order])
-        self.stop = np.empty(len(asked), dtype=np.int64)
-        self.stop[order[kind[order] == 0]] = before[kind[order] == 0]
-        had = order[kind[order] == 1] - len(asked)
-        self.items = item[had]
-        self.start = np.searchsorted(user[had], asked)
+        user, item, history = (
+            np.concatenate([part.inter_feat[field].numpy() for part in parts])
+            for field in (rows.uid_field, rows.iid_field, list_field)
+        )
+        begin = sum(len(part) for part in parts[: next(i for i, part in enumerate(parts) if part is rows)])
+        # What each user had, in order: the history of the first row, then the targets.
+        order = np.argsort(user, kind="stable")
+        first = order[np.unique(user[order], return_index=True)[1]]
+        opening, place = np.nonzero(history[first])
+        owner = np.concatenate([user[first][opening], user])
+        had = np.argsort(owner, kind="stable")
+        self.items = np.concatenate([history[first][opening, place], item])[had]
+        where = np.empty(len(had), dtype=np.int64)
+        where[had] = np.arange(len(had))
+        self.stop = where[len(opening) + begin :][: len(rows)]
+        self.start = np.searchsorted(owner[had], rows.inter_feat[rows.uid_field].numpy())
 
     def of(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """What is masked in a batch of rows: places in the batch ``[m]`` and items ``[m]``; the row's target is never there."""

@@ -23,9 +23,9 @@ SPLITS = {
 }
 
 
-def data_of(folder, sequences=SEQUENCES):
-    """User ``u`` has item ``sequences[u][p]`` at time ``100 p + u``."""
-    write_inter(folder, "s", [(u, i, 100 * p + u) for u, items in enumerate(sequences) for p, i in enumerate(items)])
+def data_of(folder, sequences=SEQUENCES, time=lambda user, place: 100 * place + user):
+    """User ``u`` has item ``sequences[u][p]`` at ``time(u, p)``."""
+    write_inter(folder, "s", [(u, i, time(u, p)) for u, items in enumerate(sequences) for p, i in enumerate(items)])
     return QUIET | COLUMNS | LENGTH | {"data_path": str(folder), "topk": [1, 3], "valid_metric": "NDCG@1"}
 
 
@@ -71,6 +71,16 @@ def test_what_the_user_had_before_the_target_is_masked(split, tmp_path):
         assert masked == set(SEQUENCES[user][:place]) - {target}
     assert any(target in SEQUENCES[user][:place] for user, place, target, _ in rows)
     assert any(len(masked) > 3 for *_, masked in rows)
+
+
+def test_items_of_one_moment_are_in_the_order_of_the_file(tmp_path):
+    """Longer runs of equal times than a history is: what comes before the target in RecBole's order is masked, no more."""
+    distinct = [list(range(1, 9)), list(range(9, 1, -1)), [3, 1, 2, 9, 7, 5, 4]]
+    settings = data_of(tmp_path, distinct, time=lambda user, place: 7)
+    config = build_config("SASRec", "s", None, settings | {"mask_seen": True})
+    _, valid, test = data_preparation(config, create_dataset(config))
+    for user, _, target, masked in masked_rows(valid) + masked_rows(test):
+        assert masked == set(distinct[user][: distinct[user].index(target)])
 
 
 def test_given_parts_are_in_the_order_of_their_files(tmp_path):
