@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import sys
 from collections.abc import Sequence
 from logging import Logger, getLogger
@@ -83,17 +82,12 @@ def run(
     file = Path(config["checkpoint_dir"]) / f"{config['model']}-{config['dataset']}-{settings_hash(config)}"
 
     both_data = union_loader(config, dataset, *parts.values()) if config["refit"] else None
-    selection = _read_selection(file) if resume and config["refit"] else None
-    if selection is None:
-        trainer = _make_trainer(config, parts["train"], file, resume)
-        logger.info(trainer.model)
-        _, valid = trainer.fit(train_data, valid_data, show_progress=config["show_progress"])
-        selection = {"curve": trainer.curve, "valid": dict(valid or {})}
-    refitted = None
+    trainer = _make_trainer(config, parts["train"], file, resume)
+    logger.info(trainer.model)
+    _, valid = trainer.fit(train_data, valid_data, show_progress=config["show_progress"])
+    curve, refitted = trainer.curve, None
     if both_data is not None:
-        if resume:
-            write_record(selection, _selection_file(file))
-        epochs = selected_epochs(best_epoch(selection["curve"], config["valid_metric_bigger"]), config)
+        epochs = selected_epochs(best_epoch(curve, config["valid_metric_bigger"]), config)
         logger.info(set_color("Training anew", "blue") + f" on training and validation parts: {epochs} epochs")
         trainer = _make_trainer(config, both_data._dataset, _refit_file(file), resume)
         trainer.epochs, trainer.trained_on = epochs, BOTH_PARTS
@@ -110,9 +104,9 @@ def run(
         config=config,
         model=trainer.model,
         parts=parts,
-        curve=selection["curve"],
+        curve=curve,
         checkpoint=trainer.saved_model_file,
-        valid=selection["valid"],
+        valid=dict(valid or {}),
         refit=refitted,
         test=dict(test or {}),
         test_eval_s=perf_counter() - started,
@@ -126,7 +120,7 @@ def run(
     if record is not None:
         write_record(result, Path(record))
     # Kept until now: a kill during the evaluation must not cost the training.
-    for kept in (_selection_file(file), _state_file(file), _state_file(_refit_file(file))) if resume else ():
+    for kept in (_state_file(file), _state_file(_refit_file(file))) if resume else ():
         kept.unlink(missing_ok=True)
     return result
 
@@ -152,17 +146,6 @@ def _state_file(file: Path) -> Path:
 def _refit_file(file: Path) -> Path:
     """The name of the second training of a run that trains anew."""
     return file.with_name(f"{file.name}-refit")
-
-
-def _selection_file(file: Path) -> Path:
-    """Where a run that trains anew keeps what it has selected, until it has ended."""
-    return file.with_name(f"{file.name}.selected.json")
-
-
-def _read_selection(file: Path) -> dict[str, Any] | None:
-    """What an earlier run had selected when it was killed."""
-    kept = _selection_file(file)
-    return json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None
 
 
 def _warn_of_other_states(config: Config, file: Path) -> None:
