@@ -45,7 +45,7 @@ def tables(text):
 
 def formula_table(text):
     """Number, formula and functions of each row of the table of formulas."""
-    return [(number, formula, named(functions)) for number, formula, _, functions in tables(text)[-1]]
+    return [(number, formula, named(functions)) for number, functions, _, formula in tables(text)[-1]]
 
 
 def examples(text):
