@@ -66,6 +66,8 @@ def _stock(name: str) -> Model:
     return Model(f"Stock{name}", "general_recommender", "diffusion", module="stock", stock_yaml=name)
 
 
+# RecBole finds a model's class, YAML file, data loader and trainer by its name, in tables of its own. This list is what
+# adapter/ completes those tables from; a model that is missing here gets RecBole's defaults, silently.
 MODELS = {
     model.name: model
     for model in (
@@ -79,6 +81,7 @@ MODELS = {
         _general("AAE", "GAN", trainer="gan"),
         _general("IRGAN", "GAN", trainer="gan"),
         _general("TEASE", "simple"),
+        _sequential("SequentialKNN", "simple", trainer="closed_form"),
         _stock("DiffRec"),
         _stock("LDiffRec"),
     )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import sys
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from logging import getLogger
@@ -28,7 +28,9 @@ from recbole.config import Config
 from recbole.trainer import trainer as trainers
 from recbole.utils import init_logger, init_seed, set_color
 
+from recbole_diffusion.adapter import refit
 from recbole_diffusion.adapter.codec import decode, encode, plain
+from recbole_diffusion.adapter.config import ignore_command_line, known_keys
 from recbole_diffusion.adapter.patch import replace
 from recbole_diffusion.adapter.pickles import kind_of, trust_pickles
 from recbole_diffusion.registry import model_of
@@ -43,6 +45,8 @@ _DERIVED |= {"valid_neg_sample_args", "test_neg_sample_args", "single_spec", "lo
 _DERIVED |= {"offset", "ip", "port"}
 
 
+# A Config cannot be stored: it holds classes and enums, and RecBole pickles it for that reason. What rebuilds an equal one is
+# its final settings, less what Config adds by itself, which it would refuse or take for the user's word when it meets it again.
 def settings_of(config: Config) -> dict[str, Any]:
     """Plain settings that rebuild an equal ``Config``: ``Config(model=..., dataset=..., config_dict=settings)``.
 
@@ -79,6 +83,8 @@ def _data_path(stated: Any, joined: str, dataset: str) -> Any:
 def config_from(checkpoint: dict[str, Any], overrides: dict[str, Any] | None = None) -> Config:
     """Rebuilds the ``Config`` of a checkpoint, on this machine's device, whatever the command line says.
 
+    A setting that an older version knew and this one does not is kept without effect, and a warning names it.
+
     Args:
         checkpoint: what :func:`load_checkpoint` returned.
         overrides: settings to change; ``model`` (name or class) and ``dataset`` among them.
@@ -96,11 +102,14 @@ def config_from(checkpoint: dict[str, Any], overrides: dict[str, Any] | None = N
         model = f"Stock{stock['model']}" if model_of(stock.model_class) else stock.model_class
         settings = {"model": model, "dataset": stock["dataset"], **settings_of(stock)}
     settings |= overrides or {}
-    argv, sys.argv = sys.argv, sys.argv[:1] or [""]
-    try:
-        return Config(model=settings.pop("model"), dataset=settings.pop("dataset"), config_dict=settings)
-    finally:
-        sys.argv = argv
+    model, dataset, strict = settings.pop("model"), settings.pop("dataset"), settings.get("strict_config", True)
+    with ignore_command_line():
+        config = Config(model=model, dataset=dataset, config_dict=settings | {"strict_config": False})
+    config["strict_config"] = strict
+    gone = sorted(set(settings) - known_keys(config.model, config.model_class) - set(config.internal_config_dict))
+    if gone and strict:
+        getLogger().warning(f"the checkpoint has settings that {config.model} no longer has: {', '.join(gone)}")
+    return config
 
 
 def save_checkpoint(
@@ -127,6 +136,7 @@ def save_checkpoint(
         "model_class": f"{config.model_class.__module__}.{config.model_class.__qualname__}",
         "dataset": config["dataset"],
         "settings": settings_of(config),
+        "trained_on": getattr(trainer, "trained_on", "train"),
         "epoch": int(epoch),
         "cur_step": int(trainer.cur_step),
         "best_valid_score": float(trainer.best_valid_score),
@@ -137,6 +147,7 @@ def save_checkpoint(
     else:
         state |= {"state_dict": encode(model.state_dict(), "state_dict")}
         state |= {"other_parameter": _other_parameter(model)} | _optimizers(trainer)
+        state |= {"attributes": encode(_changed_attributes(trainer), "attributes")}
     if taken := set(extra or {}) & set(state):
         raise ValueError(f"extra of checkpoint {file} holds {sorted(taken)}: allowed are keys not in {sorted(state)}")
     state |= encode(extra or {}, "extra")
@@ -169,6 +180,52 @@ def _optimizers(trainer: Any) -> dict[str, Any]:
     }
 
 
+def _attributes(model: Any) -> dict[str, Any]:
+    """The numbers and tensors among the plain attributes of the model's modules, as ``<path of the module>.<name>``.
+
+    ``state_dict`` has parameters and buffers only, and ``other_parameter`` what RecBole's author has thought of.
+    """
+    other = set(getattr(model, "other_parameter_name", ()))
+    return {
+        f"{path}.{name}": value
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, (bool, int, float, torch.Tensor)) and not (path == "" and name in other)
+    }
+
+
+def _note_attributes(original: Callable[..., None]) -> Callable[..., None]:
+    """Notes what the attributes are when the trainer is made, which is before training changes any."""
+
+    def init(self: Any, config: Any, model: Any) -> None:
+        original(self, config, model)
+        attributes = _attributes(model) if isinstance(model, torch.nn.Module) else {}
+        self._attributes_before = {
+            key: (weakref.ref(value), value._version) if isinstance(value, torch.Tensor) else value
+            for key, value in attributes.items()
+        }
+
+    return init
+
+
+def _changed_attributes(trainer: Any) -> dict[str, Any]:
+    """The plain attributes that training has changed: the step of an annealing (MultiVAE), an attention matrix (KGAT).
+
+    The other ones stay out, so that settings that a resumed training changes (another weight of a loss, say) are not changed
+    back. So do those that were neither number nor tensor before: caches, mostly.
+    """
+    changed = {}
+    for key, value in _attributes(trainer.model).items():
+        before = trainer._attributes_before.get(key)
+        if isinstance(value, torch.Tensor):
+            same = not isinstance(before, tuple) or (before[0]() is value and before[1] == value._version)
+        else:
+            same = before is None or isinstance(before, tuple) or before == value
+        if not same:
+            changed[key] = value
+    return changed
+
+
 def load_checkpoint(
     file: str | os.PathLike[str], map_location: Any = None, trust_pickle: bool = False
 ) -> dict[str, Any]:
@@ -180,9 +237,10 @@ def load_checkpoint(
         trust_pickle: also read RecBole's own format, which **can run any code** that its writer put into it.
 
     Returns:
-        The entries of the file, decoded: ``model, dataset, settings, epoch, cur_step, best_valid_score,
-        best_valid_result, state_dict, other_parameter, optimizer, optimizers`` and any extra ones. RecBole's format has
-        ``config`` in place of the first three, and neither ``best_valid_result`` nor ``optimizers``.
+        The entries of the file, decoded: ``model, dataset, settings, trained_on, epoch, cur_step, best_valid_score,
+        best_valid_result, state_dict, other_parameter, attributes, optimizer, optimizers`` and any extra ones. RecBole's
+        format has ``config`` in place of the first three, and neither ``trained_on`` nor ``best_valid_result`` nor
+        ``attributes`` nor ``optimizers``.
 
     Raises:
         FileNotFoundError: no such file.
@@ -224,7 +282,8 @@ def load_data_and_model(
         overrides: settings to change, such as ``data_path``.
 
     Returns:
-        ``(config, model, dataset, train_data, valid_data, test_data)``.
+        ``(config, model, dataset, train_data, valid_data, test_data)``; the training data of a refitted model are those of the
+        training and validation parts.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`load_checkpoint`.
@@ -239,6 +298,9 @@ def load_data_and_model(
         dataset = recbole.data.create_dataset(config)
         logger.info(dataset)
         train_data, valid_data, test_data = recbole.data.data_preparation(config, dataset)
+        if checkpoint.get("trained_on") == refit.BOTH_PARTS:
+            parts = (data._dataset for data in (train_data, valid_data, test_data))
+            train_data = refit.union_loader(config, dataset, *parts)
         init_seed(config["seed"], config["reproducibility"])
         model = config.model_class(config, train_data._dataset).to(config["device"])
     if config["device"].type != "cpu":
@@ -262,6 +324,7 @@ def install() -> None:
     for owner in (trainers.Trainer, trainers.DecisionTreeTrainer):
         replace(owner, "_save_checkpoint", lambda original: lambda self, *args, **kwargs: _save(self, *args, **kwargs))
         replace(owner, "_valid_epoch", _valid_epoch)
+    replace(trainers.AbstractTrainer, "__init__", _note_attributes)
     replace(trainers.Trainer, "resume_checkpoint", lambda original: _resume)
     replace(trainers.Trainer, "evaluate", _evaluate)
     replace(trainers.PretrainTrainer, "save_pretrained_model", lambda original: _save_pretrained)
@@ -286,7 +349,7 @@ def _save_pretrained(self: Any, epoch: int, saved_model_file: str) -> None:
 
 
 def _resume(self: Any, resume_file: str | os.PathLike[str]) -> None:
-    """Goes on from a checkpoint: weights, optimisers, epoch, early stopping and the best result so far."""
+    """Goes on from a checkpoint: weights, counters, optimisers, epoch, early stopping and the best result so far."""
     checkpoint = load_checkpoint(resume_file, map_location=self.device)
     self.saved_model_file = str(resume_file)
     self.start_epoch = checkpoint["epoch"] + 1
@@ -297,6 +360,9 @@ def _resume(self: Any, resume_file: str | os.PathLike[str]) -> None:
     if checkpoint["model"].lower() != self.config["model"].lower():
         self.logger.warning(f"{resume_file} is a checkpoint of {checkpoint['model']}, not of {self.config['model']}")
     _load_into(self.model, checkpoint)
+    for key, value in checkpoint.get("attributes", {}).items():
+        path, _, name = key.rpartition(".")
+        setattr(self.model.get_submodule(path), name, value)
     for name, state in {"optimizer": checkpoint["optimizer"], **checkpoint.get("optimizers", {})}.items():
         if state is not None:
             getattr(self, name).load_state_dict(state)

@@ -54,7 +54,7 @@ def test_a_user_s_own_class_of_the_same_name(name, tmp_path):
 def test_our_run_takes_a_user_s_own_class(name, tmp_path):
     settings = QUIET | two_circles(tmp_path, users=40) | {"epochs": 1, "embedding_size": 8}
     record = run_recbole_diffusion(theirs(name), "circles", None, settings)
-    assert record["protocol"] == "recbole-default" and record["parameters"] == (41 + 25) * 8
+    assert record["protocol"] == "ratio-80-10-10" and record["parameters"] == (41 + 25) * 8
     assert "steps" not in record["settings"] and "d_learning_rate" not in record["settings"]
 
 

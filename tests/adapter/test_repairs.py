@@ -338,6 +338,20 @@ def test_metrics_of_counts(tmp_path):
     assert "rec.items" not in collector.data_struct and collector.data_struct.get("data.num_items") == 11  # as RecBole resets
 
 
+def test_coverage_and_gini_index_equal_a_count_by_hand():
+    """Over 25 items and, as RecBole has it, the padding item. Gini: mean absolute difference over twice the mean."""
+    lists = torch.randn(30, 25, generator=torch.Generator().manual_seed(0)).topk(3).indices + 1
+    lists[:20] = torch.tensor([4, 9, 2])  # a model that has collapsed for most
+    counts = np.zeros(26)
+    for item in lists.flatten().tolist():
+        counts[item] += 1
+    data = {"rec.items": lists, "data.num_items": 26}
+    config = {"topk": [3], "metric_decimal_place": 6}
+    by_pairs = np.mean([abs(a - b) for a in counts for b in counts]) / (2 * counts.mean())
+    assert evaluate("ItemCoverage", config, data) == {"itemcoverage@3": pytest.approx((counts > 0).sum() / 26, abs=1e-6)}
+    assert evaluate("GiniIndex", config, data) == {"giniindex@3": pytest.approx(by_pairs, abs=1e-6)}
+
+
 def evaluate(metric, config, struct):
     return metrics_dict[metric.lower()](config).calculate_metric(struct)
 
