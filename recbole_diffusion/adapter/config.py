@@ -34,6 +34,7 @@ PLUGIN_KEYS: dict[str, Any] = {
     "empty_histories": "pad",  # or drop: what becomes of rows without a history in given parts (given_histories.py)
     "test_input": "train",  # or train+valid: what general models see at test time (eval_input.py)
     "matmul_precision": "highest",  # or high, medium: float32 products of our models (model/accelerate.py)
+    "nproc": 1,  # processes that train one model (processes.py)
     "torch_compile": False,  # compile our models' networks
 }
 
@@ -208,6 +209,7 @@ class TrainingSettings(Settings):
     eval_step: int = setting(ge=0)
     stopping_step: int = setting(ge=0)
     seed: int = setting(ge=0)
+    nproc: int = setting(ge=1)
 
 
 def check_config(config: Config) -> None:

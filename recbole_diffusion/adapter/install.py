@@ -16,7 +16,16 @@ import recbole.quick_start.quick_start  # noqa: E402
 import recbole.trainer  # noqa: E402
 import recbole.utils.utils  # noqa: E402
 
-from recbole_diffusion.adapter import checkpoint, config, given_histories, lookup, metrics, pickles, time_order  # noqa: E402
+from recbole_diffusion.adapter import (  # noqa: E402
+    checkpoint,
+    config,
+    given_histories,
+    lookup,
+    metrics,
+    pickles,
+    processes,
+    time_order,
+)
 from recbole_diffusion.adapter.patch import replace  # noqa: E402
 from recbole_diffusion.registry import MODELS, Model  # noqa: E402
 
@@ -32,6 +41,7 @@ def install() -> None:
     config.install()
     metrics.install()
     checkpoint.install()
+    processes.install()
     # RecBole's classes of the same name are loaded before their module names point to ours.
     for model in sorted(MODELS.values(), key=lambda model: not model.stock_yaml):
         _alias(model)
