@@ -25,6 +25,7 @@ from recbole_diffusion.adapter import (  # noqa: E402
     metrics,
     pickles,
     precision,
+    processes,
     seen_items,
     time_order,
     time_split,
@@ -48,6 +49,7 @@ def install() -> None:
     checkpoint.install()
     corrections.install()
     precision.install()
+    processes.install()
     # RecBole's classes of the same name are loaded before their module names point to ours.
     for model in sorted(MODELS.values(), key=lambda model: not model.stock_yaml):
         _alias(model)
