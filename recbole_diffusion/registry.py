@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import recbole.data.dataset
 import recbole.data.utils
 import recbole.model.general_recommender
 import recbole.model.sequential_recommender
@@ -37,6 +38,7 @@ class Model:
         protocol: evaluation protocol where the user names none; None leaves RecBole's defaults.
         trainer: module in ``recbole_diffusion.trainer`` that has the class ``<name>Trainer``, for a model that RecBole's
             own trainer cannot train; empty: RecBole's.
+        packs: a sequential model that can train at all positions of a sequence (``train_positions``).
         reads_history: trains on whole user rows of the interaction matrix, not on single interactions.
         stock_yaml: the RecBole model whose YAML file this one reads (for RecBole's own classes under another name).
     """
@@ -47,6 +49,7 @@ class Model:
     module: str = ""
     protocol: str | None = None
     trainer: str = ""
+    packs: bool = False
     reads_history: bool = False
     stock_yaml: str | None = None
 
@@ -81,8 +84,9 @@ MODELS = {
         _general("TDiffRec", "diffusion", module="diffrec"),
         _general("LDiffRec", "diffusion", trainer="ldiffrec"),
         _general("LTDiffRec", "diffusion", module="ldiffrec", trainer="ldiffrec"),
-        _sequential("DreamRec", "diffusion"),
-        _sequential("SASRecBCE", "sequential"),
+        _sequential("DreamRec", "diffusion", packs=True),
+        _sequential("PackedSASRec", "sequential", packs=True),
+        _sequential("PackedGRU4Rec", "sequential", packs=True),
         _general("CFGAN", "GAN", trainer="gan"),
         _general("AAE", "GAN", trainer="gan"),
         _general("IRGAN", "GAN", trainer="gan"),
@@ -156,6 +160,7 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 def get_dataloader(config: Any, phase: str) -> Any:
     """RecBole's table of data loaders is keyed by model name; this one asks the registry first."""
+    from recbole_diffusion.adapter.sequences import SequenceDataLoader
     from recbole_diffusion.data import dataloader
 
     model = find(config["model"])
@@ -165,6 +170,8 @@ def get_dataloader(config: Any, phase: str) -> Any:
         return recbole.data.utils.UserDataLoader
     if phase == "train" and model.reads_history:
         return dataloader.HistoryDataLoader
+    if phase == "train" and model.packs and config["train_positions"] == "all":
+        return SequenceDataLoader
     if phase != "train" and model.reads_history and config["eval_args"]["mode"][phase] == "full":
         return dataloader.UserBatchEvalDataLoader
     return _STOCK["get_dataloader"](config, phase)
@@ -181,6 +188,7 @@ _STOCK: dict[str, Callable[..., Any]] = {}
 def register() -> None:
     """Makes RecBole find our models, settings, data loaders and checkpoints; a second call changes nothing."""
     from recbole_diffusion import checkpoint, config, metrics
+    from recbole_diffusion.adapter.sequences import SequenceDataset
 
     if _STOCK:
         return
@@ -198,6 +206,8 @@ def register() -> None:
         trainer = model.load_trainer()
         if trainer is not None:
             setattr(recbole.trainer, trainer.__name__, trainer)  # where RecBole's get_trainer looks first
+        if model.packs:
+            setattr(recbole.data.dataset, f"{model.name}Dataset", SequenceDataset)  # where create_dataset looks first
 
 
 def _replace(stock: Callable[..., Any], ours: Callable[..., Any]) -> None:

@@ -6,8 +6,6 @@ import dataclasses
 from typing import Any
 
 import torch
-from recbole.model.abstract_recommender import SequentialRecommender
-from recbole.utils import InputType
 from torch import nn
 
 from recbole_diffusion.diffusion.denoisers import ACTIVATIONS, ConditionedDenoiser
@@ -21,13 +19,14 @@ from recbole_diffusion.diffusion.schedule import SCHEDULES, make_betas
 from recbole_diffusion.diffusion.timesteps import UniformTimesteps
 from recbole_diffusion.model.accelerate import accelerate, aligned_rows
 from recbole_diffusion.model.diagnostics import collapse
-from recbole_diffusion.model.sequential_recommender.encoder import HistoryEncoder
+from recbole_diffusion.model.sequential_recommender.causal import CausalRecommender, CausalSettings
+from recbole_diffusion.model.sequential_recommender.transformer import CausalTransformer
 from recbole_diffusion.model.topk import chunked_topk
-from recbole_diffusion.settings import Settings, SettingsError, setting
+from recbole_diffusion.settings import SettingsError, setting
 
 
 @dataclasses.dataclass(frozen=True)
-class DreamRecSettings(Settings):
+class DreamRecSettings(CausalSettings):
     """Types and ranges; meanings and defaults are in ``properties/model/DreamRec.yaml``."""
 
     steps: int = setting(ge=1)
@@ -72,7 +71,7 @@ class DreamRecSettings(Settings):
             raise SettingsError(f"noise_schedule = {self.noise_schedule!r}: {error}") from error
 
 
-class DreamRec(SequentialRecommender):
+class DreamRec(CausalRecommender):
     """DreamRec (NeurIPS 2023): generates the embedding of the ideal next item, guided by the history.
 
     Training is Algorithm 1, generation Algorithm 2 of the paper; an item's score is its inner product with the generated
@@ -89,7 +88,6 @@ class DreamRec(SequentialRecommender):
     history, so a score does not depend on the batch it is computed in.
     """
 
-    input_type = InputType.POINTWISE
     settings_class = DreamRecSettings
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -98,7 +96,7 @@ class DreamRec(SequentialRecommender):
         self.noise_seed = config["seed"]
         self.item_embedding = nn.Embedding(self.n_items, s.hidden_size, padding_idx=0)
         self.no_history = nn.Parameter(torch.randn(s.hidden_size))  # Phi
-        self.encoder = HistoryEncoder(
+        self.encoder = CausalTransformer(
             s.hidden_size, min(s.history_length, self.max_seq_length), s.n_layers, s.n_heads, s.inner_size,
             s.hidden_dropout_prob, s.attn_dropout_prob, s.hidden_act,
         )  # fmt: skip
@@ -113,10 +111,15 @@ class DreamRec(SequentialRecommender):
         self.register_buffer("hash_multipliers", 2 * powers + 1, persistent=False)
         accelerate(config, self.network, self.encoder)
 
+    def encode(self, items: torch.Tensor) -> torch.Tensor:
+        return self.encoder(self.item_embedding(items))
+
+    def encode_last(self, items: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+        return self.encoder.last(self.item_embedding(items), length)
+
     def condition(self, interaction: Any) -> torch.Tensor:
-        """Encoded histories ``[B, d]``."""
-        history, length = self._latest(interaction)
-        return self.encoder(self.item_embedding(history), length)
+        """Encoded histories ``[B, d]``, of the latest ``history_length`` items."""
+        return self.encode_last(*self._latest(interaction))
 
     def _latest(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """The latest ``history_length`` items, padding on the right, and how many they are ``[B]``."""
@@ -132,15 +135,35 @@ class DreamRec(SequentialRecommender):
         return super().train(mode)
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
-        """Algorithm 1: without the history with probability p_u; squared error of the predicted target embedding."""
-        x_0 = self.item_embedding(interaction[self.POS_ITEM_ID])
+        """Algorithm 1 for each target: without the history with probability p_u; squared error of its predicted embedding."""
+        cond, target, _ = self.positions(interaction)
+        drop = torch.rand(len(target), 1, device=target.device) < self.settings.uncond_prob
+        t, weight = self.timesteps.sample(len(target))
+        return self.denoising_loss(cond, target, drop, t, weight, torch.randn(cond.shape, device=cond.device, dtype=self.no_history.dtype))
+
+    def denoising_loss(
+        self,
+        cond: torch.Tensor,
+        target: torch.Tensor,
+        drop: torch.Tensor,
+        t: torch.Tensor,
+        weight: torch.Tensor,
+        eps: torch.Tensor,
+    ) -> torch.Tensor:
+        """The loss for given draws.
+
+        Args:
+            cond: encoded histories ``[N, d]``.
+            target: items ``[N]``.
+            drop: bool ``[N, 1]``, where the history is not seen.
+            t: steps ``[N]``.
+            weight: T times the probability of each step ``[N]``.
+            eps: noise ``[N, d]``.
+        """
+        x_0 = self.item_embedding(target)
         if not self.settings.target_gradient:
             x_0 = x_0.detach()
-        cond = self.condition(interaction)
-        drop = torch.rand(len(x_0), 1, device=x_0.device) < self.settings.uncond_prob
         cond = torch.where(drop, self.no_history, cond)
-        t, weight = self.timesteps.sample(len(x_0))
-        eps = torch.randn_like(x_0)
         x_t = self.process.q_sample(x_0, t, eps)
         output = self.network(x_t, cond, t)
         losses = training_loss(self.process, self.settings.mean_type, output, x_0, eps, x_t, t, reweight=False)

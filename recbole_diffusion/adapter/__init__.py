@@ -1,0 +1,1 @@
+"""The one package where we meet RecBole."""
