@@ -1,23 +1,28 @@
 """Diffusion models for recommendation, as a plugin of RecBole.
 
-Importing the package repairs RecBole on today's libraries and makes our models known to it, so that stock entry points
-such as ``recbole.quick_start.run_recbole(model="DreamRec")`` find them.
+Importing the package makes our models known to RecBole and repairs it on today's libraries, so that stock entry points
+such as ``recbole.quick_start.run_recbole(model="DreamRec")`` find them. Both happen when RecBole itself is first imported
+(:mod:`recbole_diffusion.on_import`): ``recbole-diffusion --help`` need not wait for torch.
 """
 
-from recbole_diffusion import compat
+from importlib import import_module
+from typing import Any
 
-# RecBole itself does not import on today's numpy, ray and setuptools: the repairs come before anything that needs it.
-compat.apply()
+from recbole_diffusion import on_import
+from recbole_diffusion.version import __version__
 
-from recbole_diffusion.data import item_lists  # noqa: E402
+on_import.install_with_recbole()
 
-item_lists.repair()
+_PUBLIC = {
+    "load_data_and_model": "recbole_diffusion.adapter.checkpoint",
+    "register": "recbole_diffusion.adapter",
+    "run_recbole_diffusion": "recbole_diffusion.run",
+}
 
-from recbole_diffusion.checkpoint import load_data_and_model  # noqa: E402
-from recbole_diffusion.quick_start import run_recbole_diffusion  # noqa: E402
-from recbole_diffusion.registry import register  # noqa: E402
-from recbole_diffusion.version import __version__  # noqa: E402
+__all__ = ["__version__", *_PUBLIC]
 
-register()
 
-__all__ = ["__version__", "load_data_and_model", "register", "run_recbole_diffusion"]
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Which models exist and where; makes stock RecBole entry points find ours.
+"""The list of models: ours, and RecBole's own with what our tables say of them. Needs neither torch nor RecBole.
 
 To add a model: write ``model/<family>/<name>.py``, its defaults in ``properties/model/<Name>.yaml``, and one line in
 :data:`MODELS`.
@@ -8,22 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
-import sys
-from collections.abc import Callable, Iterable
+import importlib.util
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-import recbole.data.dataset
-import recbole.data.utils
-import recbole.model.general_recommender
-import recbole.model.sequential_recommender
-import recbole.quick_start.quick_start
-import recbole.trainer
-import recbole.utils.utils
-from recbole.utils import ModelType
-
-from recbole_diffusion.settings import SettingsError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +27,8 @@ class Model:
         group: heading in the list of models.
         module: file name without ``.py``; the lower-case name unless several classes share a file.
         protocol: evaluation protocol where the user names none; None leaves RecBole's defaults.
-        trainer: module in ``recbole_diffusion.trainer`` that has the class ``<name>Trainer``, for a model that RecBole's
-            own trainer cannot train; empty: RecBole's.
+        trainer: module in ``recbole_diffusion.adapter.trainer`` that has the class ``<name>Trainer``, for a model that
+            RecBole's own trainer cannot train; empty: RecBole's.
         packs: a sequential model that can train at all positions of a sequence (``train_positions``).
         reads_history: trains on whole user rows of the interaction matrix, not on single interactions.
         stock_yaml: the RecBole model whose YAML file this one reads (for RecBole's own classes under another name).
@@ -62,7 +53,7 @@ class Model:
         """Imports the trainer class; None for a model that has none of its own."""
         if not self.trainer:
             return None
-        return getattr(importlib.import_module(f"recbole_diffusion.trainer.{self.trainer}"), f"{self.name}Trainer")
+        return getattr(importlib.import_module(f"recbole_diffusion.adapter.trainer.{self.trainer}"), f"{self.name}Trainer")
 
 
 def _general(name: str, group: str, **more: Any) -> Model:
@@ -115,40 +106,17 @@ _BASELINES = {
     "LightGCN": ("simple", "LightGCN (SIGIR 2020): matrix factorisation averaged over the user-item graph, BPR loss."),
 }
 
-_TASKS = ("general_recommender", "sequential_recommender", "context_aware_recommender", "knowledge_aware_recommender")
+_TASKS = {
+    "general_recommender": "RecBole: general",
+    "sequential_recommender": "RecBole: sequential",
+    "context_aware_recommender": "RecBole: context",
+    "knowledge_aware_recommender": "RecBole: knowledge",
+}
 
 
 def find(name: str | None) -> Model | None:
     """The plugin's model of that name, or None."""
     return MODELS.get(name) if isinstance(name, str) else None
-
-
-def stock_models() -> list[str]:
-    """Names of RecBole's own models, which are the stems of its YAML files (the two tree libraries aside)."""
-    folder = Path(recbole.__file__).resolve().parent / "properties" / "model"
-    return sorted(file.stem for file in folder.glob("*.yaml") if file.stem not in ("lightgbm", "xgboost"))
-
-
-def get_model(name: str) -> type:
-    """The class of a model, the plugin's first; replaces RecBole's lookup.
-
-    RecBole's own answers an unknown name with ``No module named 'lightgbm'`` (RecBole #2172).
-
-    Raises:
-        SettingsError: unknown name; the text holds the closest matches.
-    """
-    model = find(name)
-    if model:
-        return model.load()
-    for task in (*_TASKS, "exlib_recommender") if name in ("lightgbm", "xgboost") else _TASKS:
-        path = f"recbole.model.{task}.{name.lower()}"
-        if importlib.util.find_spec(path) is not None:
-            found = getattr(importlib.import_module(path), name, None)
-            if found is not None:
-                return found
-    raise SettingsError(
-        f"unknown model {name!r}{closest(name, [*MODELS, *stock_models()])}; `recbole-diffusion models` lists them all"
-    )
 
 
 def closest(name: str, known: Iterable[str]) -> str:
@@ -158,71 +126,18 @@ def closest(name: str, known: Iterable[str]) -> str:
     return f": did you mean {' or '.join(repr(by_lower[match]) for match in matches)}?" if matches else ""
 
 
-def get_dataloader(config: Any, phase: str) -> Any:
-    """RecBole's table of data loaders is keyed by model name; this one asks the registry first."""
-    from recbole_diffusion.adapter.sequences import SequenceDataLoader
-    from recbole_diffusion.data import dataloader
-
-    model = find(config["model"])
-    if model is None:
-        return _STOCK["get_dataloader"](config, phase)
-    if phase == "train" and model.stock_yaml:
-        return recbole.data.utils.UserDataLoader
-    if phase == "train" and model.reads_history:
-        return dataloader.HistoryDataLoader
-    if phase == "train" and model.packs and config["train_positions"] == "all":
-        return SequenceDataLoader
-    if phase != "train" and model.reads_history and config["eval_args"]["mode"][phase] == "full":
-        return dataloader.UserBatchEvalDataLoader
-    return _STOCK["get_dataloader"](config, phase)
+@functools.cache
+def recbole_dir() -> Path:
+    """The folder of the installed RecBole, which is not imported for it."""
+    spec = importlib.util.find_spec("recbole")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).resolve().parent
 
 
-def run_recboles(rank: int, *args: Any) -> None:
-    """RecBole's worker of a multi-process run. A spawned process imports this module, hence the plugin, to find it."""
-    _STOCK["run_recboles"](rank, *args)
-
-
-_STOCK: dict[str, Callable[..., Any]] = {}
-
-
-def register() -> None:
-    """Makes RecBole find our models, settings, data loaders and checkpoints; a second call changes nothing."""
-    from recbole_diffusion import checkpoint, config, metrics
-    from recbole_diffusion.adapter.sequences import SequenceDataset
-
-    if _STOCK:
-        return
-    _STOCK["get_dataloader"] = recbole.data.utils.get_dataloader
-    _STOCK["run_recboles"] = recbole.quick_start.quick_start.run_recboles
-    _replace(recbole.data.utils.get_dataloader, get_dataloader)
-    _replace(recbole.utils.utils.get_model, get_model)
-    _replace(recbole.quick_start.quick_start.run_recboles, run_recboles)
-    config.patch_config()
-    metrics.register()
-    checkpoint.patch_trainer()
-    # RecBole's classes of the same name are loaded before their module names point to ours.
-    for model in sorted(MODELS.values(), key=lambda model: not model.stock_yaml):
-        _alias(model)
-        trainer = model.load_trainer()
-        if trainer is not None:
-            setattr(recbole.trainer, trainer.__name__, trainer)  # where RecBole's get_trainer looks first
-        if model.packs:
-            setattr(recbole.data.dataset, f"{model.name}Dataset", SequenceDataset)  # where create_dataset looks first
-
-
-def _replace(stock: Callable[..., Any], ours: Callable[..., Any]) -> None:
-    """Rebinds a function in every loaded RecBole module: RecBole copies such names by ``from ... import``."""
-    for name, module in list(sys.modules.items()):
-        if name.split(".")[0] == "recbole" and getattr(module, stock.__name__, None) is stock:
-            setattr(module, stock.__name__, ours)
-
-
-def _alias(model: Model) -> None:
-    """Lets ``recbole.model.<task>.<name>`` be our module, for code that looks models up by path."""
-    cls = model.load()
-    package = sys.modules[f"recbole.model.{model.task}"]
-    sys.modules[f"{package.__name__}.{model.name.lower()}"] = sys.modules[cls.__module__]
-    setattr(package, model.name, cls)
+def stock_models() -> list[str]:
+    """Names of RecBole's own models, which are the stems of its YAML files (the two tree libraries aside)."""
+    folder = recbole_dir() / "properties" / "model"
+    return sorted(file.stem for file in folder.glob("*.yaml") if file.stem not in ("lightgbm", "xgboost"))
 
 
 def listed() -> dict[str, list[str]]:
@@ -238,18 +153,22 @@ def group_of(name: str) -> str:
     model = find(name)
     if model:
         return model.group
-    if name in _BASELINES:
-        return _BASELINES[name][0]
-    kind = get_model(name).type
-    return {
-        ModelType.GENERAL: "RecBole: general",
-        ModelType.TRADITIONAL: "RecBole: general",
-        ModelType.SEQUENTIAL: "RecBole: sequential",
-    }.get(kind, f"RecBole: {kind.name.lower()}")
+    return _BASELINES[name][0] if name in _BASELINES else _TASKS[_source_of(name).parent.name]
 
 
 def describe(name: str) -> str:
     """One line about a model: the first of its docstring, which RecBole's do not all begin with what the model is."""
     if name in _BASELINES:
         return _BASELINES[name][1]
-    return next((line.strip() for line in (get_model(name).__doc__ or "").splitlines() if line.strip()), "")
+    # The source is searched, not imported: importing all models takes seconds.
+    text = _source_of(name).read_text(encoding="utf-8")
+    docstring = re.search(rf'^class {name}\b[^:]*:\s*r?"""\s*(.*)', text, re.MULTILINE)
+    return docstring.group(1).strip().removesuffix('"""').strip() if docstring else ""
+
+
+def _source_of(name: str) -> Path:
+    """The file that defines a model's class."""
+    model = find(name)
+    if model:
+        return Path(__file__).parent / "model" / model.task / f"{model.module or name.lower()}.py"
+    return next(file for task in _TASKS if (file := recbole_dir() / "model" / task / f"{name.lower()}.py").is_file())

@@ -5,6 +5,7 @@ The YAML file of a model holds the defaults; the dataclass holds types and range
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import math
 import typing
@@ -13,9 +14,15 @@ from typing import Any, TypeVar
 
 S = TypeVar("S", bound="Settings")
 
+_WORDS = {"true": True, "false": False, "none": None, "null": None}
+
 
 class SettingsError(ValueError):
     """A setting that cannot be used. The text is one line: key, value, what is allowed."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss that is NaN or infinite. The text is one line: model, loss, epoch, batch."""
 
 
 def setting(
@@ -113,3 +120,16 @@ def _wanted(kind: type, rule: Mapping[str, Any]) -> str:
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     bounds = [f"{sign} {rule[bound]:g}" for bound, sign in signs.items() if rule.get(bound) is not None]
     return " ".join([name, " and ".join(bounds)]).strip()
+
+
+def parse_setting(text: str) -> Any:
+    """Reads a setting given as text: a Python literal, or true/false/none/null in any case, or else the text itself.
+
+    >>> parse_setting("[64, 32]"), parse_setting("1e-3"), parse_setting("True"), parse_setting("full")
+    ([64, 32], 0.001, True, 'full')
+    """
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return _WORDS.get(text.lower(), text)
+    return value if value is None or isinstance(value, (str, int, float, list, tuple, dict)) else text

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recbole_diffusion.cli import main, parse_settings
+from recbole_diffusion.cli import main
+from recbole_diffusion.commands.run import parse_settings
 from recbole_diffusion.settings import SettingsError
 from toy import checkerboard, two_circles
 

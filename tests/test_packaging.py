@@ -26,7 +26,7 @@ SOURCE_FOLDERS = ("recbole_diffusion", "properties", "tests", "docs", ".ci")
 # Prints where the package came from and where it finds its YAML files.
 PROBE = """
 import recbole_diffusion
-from recbole_diffusion.config import properties_dir
+from recbole_diffusion.property_files import properties_dir
 print(recbole_diffusion.__file__, properties_dir(), sep="\\n")
 """
 

@@ -18,8 +18,8 @@ import numpy as np
 import psutil
 import torch
 
-from recbole_diffusion.checkpoint import settings_of
-from recbole_diffusion.config import protocol_overrides
+from recbole_diffusion.adapter.checkpoint import settings_of
+from recbole_diffusion.adapter.config import protocol_overrides
 from recbole_diffusion.version import __version__
 
 # Settings that say where a run writes or what it prints, not what it computes.

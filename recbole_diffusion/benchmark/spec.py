@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from recbole_diffusion import registry
-from recbole_diffusion.config import properties_dir, read_yaml
+from recbole_diffusion.property_files import names_in, properties_dir, read_yaml
+from recbole_diffusion.registry import MODELS, closest, stock_models
 from recbole_diffusion.settings import SettingsError
 
 _ROW_KEYS = {"row", "model", "dataset", "seeds", "baseline", "settings", "tune"}
@@ -66,7 +66,7 @@ class Spec:
 
 def specs() -> list[str]:
     """Names of the specifications that the package brings."""
-    return sorted(file.stem for file in (properties_dir() / "benchmark").glob("*.yaml"))
+    return names_in("benchmark")
 
 
 def read_spec(name: str) -> Spec:
@@ -80,7 +80,7 @@ def read_spec(name: str) -> Spec:
     if file is not brought and file.stem in specs():
         raise SettingsError(f"{file}: {file.stem!r} is a benchmark that the package brings; choose another file name")
     if file.suffix not in (".yaml", ".yml") or not file.is_file():
-        raise SettingsError(f"unknown benchmark {name!r}{registry.closest(name, specs())}; known: {', '.join(specs())}")
+        raise SettingsError(f"unknown benchmark {name!r}{closest(name, specs())}; known: {', '.join(specs())}")
     content = read_yaml(file)
     _check_keys(content, _SPEC_KEYS, {"title", "metrics", "rows"}, str(file))
     rows = [_row(row, content.get("seeds", [1]), str(file)) for row in content["rows"]]
@@ -100,7 +100,7 @@ def read_spec(name: str) -> Spec:
 
 def baselines() -> list[str]:
     """Names of the models that have settings and candidates under ``properties/benchmark/baselines``."""
-    return sorted(file.stem for file in (properties_dir() / "benchmark" / "baselines").glob("*.yaml"))
+    return names_in("benchmark/baselines")
 
 
 def read_baseline(model: str) -> dict[str, dict[str, Any]]:
@@ -111,7 +111,7 @@ def read_baseline(model: str) -> dict[str, dict[str, Any]]:
     """
     if model not in baselines():
         known = ", ".join(baselines())
-        raise SettingsError(f"no baseline settings for {model!r}{registry.closest(model, baselines())}; known: {known}")
+        raise SettingsError(f"no baseline settings for {model!r}{closest(model, baselines())}; known: {known}")
     file = properties_dir() / "benchmark" / "baselines" / f"{model}.yaml"
     content = read_yaml(file)
     _check_keys(content, {"settings", "tune"}, {"settings", "tune"}, str(file))
@@ -122,7 +122,9 @@ def _row(content: dict[str, Any], seeds: list[int], file: str) -> Row:
     """``baseline: True`` takes the model's baseline settings and candidates; the row's own come on top of the settings, and
     in place of the candidates."""
     _check_keys(content, _ROW_KEYS, {"row", "model", "dataset"}, f"{file}: row {content.get('row')!r}")
-    registry.get_model(content["model"])
+    model, known = content["model"], [*MODELS, *stock_models()]
+    if model not in known:
+        raise SettingsError(f"{file}: unknown model {model!r}{closest(model, known)}")
     base = read_baseline(content["model"]) if content.get("baseline") else {"settings": {}, "tune": {}}
     return Row(
         name=content["row"],
@@ -138,7 +140,7 @@ def _check_keys(content: dict[str, Any], allowed: set[str], needed: set[str], wh
     for key in content:
         if key not in allowed:
             known = ", ".join(sorted(allowed))
-            raise SettingsError(f"{where}: unknown key {key!r}{registry.closest(key, allowed)}; known: {known}")
+            raise SettingsError(f"{where}: unknown key {key!r}{closest(key, allowed)}; known: {known}")
     if missing := sorted(needed - set(content)):
         raise SettingsError(f"{where}: no {', '.join(missing)}")
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_diffusion.data.history import InteractionRows
+from recbole_diffusion.model.interaction_rows import InteractionRows
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.data.dataset import SequentialDataset
 
 from recbole_diffusion.adapter.sequences import SequenceDataLoader, SequenceDataset, join_rows
-from recbole_diffusion.config import build_config
+from recbole_diffusion.adapter.config import build_config
 from recbole_diffusion.settings import SettingsError
 from toy import COLUMNS, QUIET, write_inter
 

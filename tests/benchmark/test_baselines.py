@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from recbole_diffusion import run_recbole_diffusion
+from recbole_diffusion.adapter.config import build_config
 from recbole_diffusion.benchmark.spec import baselines, read_baseline, read_spec
-from recbole_diffusion.config import build_config
 from recbole_diffusion.registry import find, stock_models
 from recbole_diffusion.settings import SettingsError
 from toy import QUIET, two_circles

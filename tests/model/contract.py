@@ -9,7 +9,8 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_trainer, init_seed
 
 from recbole_diffusion import load_data_and_model, registry
-from recbole_diffusion.config import build_config
+from recbole_diffusion.adapter.config import build_config
+from recbole_diffusion.adapter.lookup import get_model
 from toy import QUIET, checkerboard, two_circles
 
 
@@ -25,7 +26,7 @@ class Prepared:
         )  # fmt: skip
         init_seed(self.config["seed"], True)
         self.train, self.valid, self.test = data_preparation(self.config, create_dataset(self.config))
-        self.model = registry.get_model(name)(self.config, self.train._dataset)
+        self.model = get_model(name)(self.config, self.train._dataset)
         self.trainer = get_trainer(self.config["MODEL_TYPE"], name)(self.config, self.model)
 
     def fit(self):

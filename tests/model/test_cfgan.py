@@ -6,10 +6,10 @@ from contract import ModelContract, Prepared
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_trainer, init_seed
 
-from recbole_diffusion.config import build_config
+from recbole_diffusion.adapter.config import build_config
+from recbole_diffusion.adapter.trainer import tracked
 from recbole_diffusion.model.general_recommender.cfgan import CFGAN, sample_zeros
 from recbole_diffusion.settings import SettingsError
-from recbole_diffusion.trainer import tracked
 from toy import COLUMNS, QUIET, write_inter
 
 FAST = {"g_hidden": [32], "d_hidden": [16], "learning_rate": 0.01, "d_learning_rate": 0.01, "g_steps": 2, "d_steps": 1,

@@ -3,8 +3,8 @@ import pytest
 import scipy.sparse
 import torch
 
-from recbole_diffusion.data.history import InteractionRows
 from recbole_diffusion.model.coverage import gini, item_coverage
+from recbole_diffusion.model.interaction_rows import InteractionRows
 
 
 class Table(torch.nn.Module):

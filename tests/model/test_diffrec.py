@@ -4,8 +4,8 @@ import torch
 from contract import ModelContract, Prepared
 from recbole.utils import get_trainer
 
-from recbole_diffusion.data.history import InteractionRows
-from recbole_diffusion.trainer import tracked
+from recbole_diffusion.adapter.trainer import tracked
+from recbole_diffusion.model.interaction_rows import InteractionRows
 
 FAST = {"dims_dnn": [16], "steps": 5, "dropout": 0.2, "train_batch_size": 8, "epochs": 60, "learning_rate": 0.01,
         "eval_step": 5, "stopping_step": 20}  # fmt: skip

@@ -2,7 +2,7 @@ import pytest
 import torch
 from contract import ModelContract, Prepared
 
-from recbole_diffusion.trainer import tracked
+from recbole_diffusion.adapter.trainer import tracked
 
 FAST = {"embedding_size": 8, "pretrain_epochs": 30, "pretrain_learning_rate": 0.02, "pretrain_batch_size": 64,
         "policy_samples": 16, "d_batch_size": 64, "train_batch_size": 16, "epochs": 34, "eval_step": 2,

@@ -5,9 +5,9 @@ from contract import ModelContract, Prepared
 from recbole.utils import get_trainer
 
 from recbole_diffusion import load_data_and_model
+from recbole_diffusion.adapter.trainer import tracked
 from recbole_diffusion.model.general_recommender.category_vae import CategoryVAE, gaussian_kl, multinomial_nll, shares
 from recbole_diffusion.settings import SettingsError
-from recbole_diffusion.trainer import tracked
 
 FAST = {"n_cate": 2, "in_dims": [16], "dims_dnn": [16], "steps": 5, "dropout": 0.1, "svd_rank": 4, "train_batch_size": 8,
         "epochs": 60, "learning_rate": 0.01, "denoiser_learning_rate": 0.005, "vae_anneal_cap": 0.05,

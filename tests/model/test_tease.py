@@ -4,7 +4,7 @@ import torch
 from contract import ModelContract, Prepared
 from recbole.model.general_recommender import EASE
 
-from recbole_diffusion.data.history import InteractionRows
+from recbole_diffusion.model.interaction_rows import InteractionRows
 from recbole_diffusion.settings import SettingsError
 
 

@@ -10,10 +10,10 @@ from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
 from torch.nn.functional import binary_cross_entropy_with_logits, dropout, log_softmax, normalize, softplus
 
-from recbole_diffusion.data.history import InteractionRows
 from recbole_diffusion.diffusion.denoisers import ACTIVATIONS
 from recbole_diffusion.model.accelerate import accelerate
 from recbole_diffusion.model.coverage import item_coverage
+from recbole_diffusion.model.interaction_rows import InteractionRows
 from recbole_diffusion.model.layers import mlp
 from recbole_diffusion.model.row_scorer import RowScorer
 from recbole_diffusion.settings import Settings, setting
@@ -65,7 +65,7 @@ class AAE(RowScorer, GeneralRecommender):
         accelerate(config, self.encoder, self.decoder, self.discriminator)
 
     def read_histories(self, dataset: Any) -> None:
-        """Takes the users' rows from another part of the data (see :mod:`recbole_diffusion.data.test_input`)."""
+        """Takes the users' rows from another part of the data (see :mod:`recbole_diffusion.adapter.eval_input`)."""
         self.rows = InteractionRows.from_dataset(dataset).to(self.device)
 
     def _code(self, x: torch.Tensor) -> torch.Tensor:

@@ -10,9 +10,9 @@ from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
 from torch.nn.functional import softplus
 
-from recbole_diffusion.data.history import InteractionRows
 from recbole_diffusion.model.accelerate import accelerate
 from recbole_diffusion.model.coverage import item_coverage
+from recbole_diffusion.model.interaction_rows import InteractionRows
 from recbole_diffusion.model.layers import mlp
 from recbole_diffusion.model.row_scorer import RowScorer
 from recbole_diffusion.settings import Settings, setting
@@ -75,7 +75,7 @@ class CFGAN(RowScorer, GeneralRecommender):
         accelerate(config, self.generator, self.discriminator)
 
     def read_histories(self, dataset: Any) -> None:
-        """Takes the matrix from another part of the data (see :mod:`recbole_diffusion.data.test_input`)."""
+        """Takes the matrix from another part of the data (see :mod:`recbole_diffusion.adapter.eval_input`)."""
         self.history = InteractionRows.from_dataset(dataset).to(self.device)
         self.rows = self.history if self.settings.mode == "user" else self.history.transposed().to(self.device)
         self._features: tuple[Any, torch.Tensor] | None = None

@@ -9,7 +9,6 @@ import torch
 from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
 
-from recbole_diffusion.data.history import InteractionRows
 from recbole_diffusion.diffusion.denoisers import ACTIVATIONS, ItemMLP
 from recbole_diffusion.diffusion.exact import HiddenChain
 from recbole_diffusion.diffusion.noise import Noise, keyed_noise
@@ -19,6 +18,7 @@ from recbole_diffusion.diffusion.samplers import ancestral, time_grid
 from recbole_diffusion.diffusion.schedule import SCHEDULES, make_betas
 from recbole_diffusion.diffusion.timesteps import ImportanceTimesteps
 from recbole_diffusion.model.accelerate import accelerate
+from recbole_diffusion.model.interaction_rows import InteractionRows
 from recbole_diffusion.model.row_scorer import RowScorer
 from recbole_diffusion.settings import Settings, SettingsError, setting
 
@@ -108,7 +108,7 @@ class DiffRec(RowScorer, GeneralRecommender):
         return ItemMLP(width, s.dims_dnn, s.embedding_size, s.mlp_act_func, dropout=s.dropout, normalize=s.norm)
 
     def read_histories(self, dataset: Any) -> None:
-        """Takes the users' rows from another part of the data (see :mod:`recbole_diffusion.data.test_input`)."""
+        """Takes the users' rows from another part of the data (see :mod:`recbole_diffusion.adapter.eval_input`)."""
         weights = (self.settings.w_min, self.settings.w_max) if self.settings.time_aware else None
         self.rows = InteractionRows.from_dataset(dataset, weights).to(self.device)
 

@@ -11,9 +11,9 @@ from recbole.utils import InputType
 from torch import nn
 from torch.nn.functional import softplus
 
-from recbole_diffusion.data.history import InteractionRows
 from recbole_diffusion.model.accelerate import accelerate
 from recbole_diffusion.model.coverage import item_coverage
+from recbole_diffusion.model.interaction_rows import InteractionRows
 from recbole_diffusion.model.row_scorer import RowScorer
 from recbole_diffusion.settings import Settings, setting
 

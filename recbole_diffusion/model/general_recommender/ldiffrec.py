@@ -9,12 +9,12 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from recbole_diffusion.data.item_clusters import cluster, read_embeddings, svd_embeddings
 from recbole_diffusion.diffusion.denoisers import ACTIVATIONS, ItemMLP
 from recbole_diffusion.diffusion.noise import keyed_noise
 from recbole_diffusion.diffusion.process import Denoiser
 from recbole_diffusion.model.general_recommender.category_vae import CategoryVAE, gaussian_kl, multinomial_nll
 from recbole_diffusion.model.general_recommender.diffrec import DiffRec, DiffRecSettings
+from recbole_diffusion.model.item_clusters import cluster, read_embeddings, svd_embeddings
 from recbole_diffusion.settings import SettingsError, setting
 
 

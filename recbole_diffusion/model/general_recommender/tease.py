@@ -9,7 +9,7 @@ import scipy.sparse
 import torch
 from recbole.model.general_recommender import EASE
 
-from recbole_diffusion.data.history import InteractionRows
+from recbole_diffusion.model.interaction_rows import InteractionRows
 from recbole_diffusion.settings import Settings, SettingsError, setting
 
 
@@ -42,7 +42,7 @@ class TEASE(EASE):
         self.read_histories(dataset)
 
     def read_histories(self, dataset: Any) -> None:
-        """Takes the users' rows from another part of the data (see :mod:`recbole_diffusion.data.test_input`)."""
+        """Takes the users' rows from another part of the data (see :mod:`recbole_diffusion.adapter.eval_input`)."""
         rows = InteractionRows.from_dataset(dataset, (self.settings.w_min, self.settings.w_max))
         parts = rows.val.numpy(), rows.col.numpy() + 1, rows.crow.numpy()
         self.interaction_matrix = scipy.sparse.csr_matrix(parts, shape=(self.n_users, self.n_items))

@@ -1,0 +1,53 @@
+"""``recbole-diffusion elbo``: the likelihood terms of a trained model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from recbole_diffusion.settings import SettingsError
+
+
+def add(commands: Any) -> None:
+    """Adds the command to the parsers of ``recbole-diffusion``."""
+    parser = commands.add_parser(
+        "elbo",
+        help="likelihood terms of a trained model",
+        description="Computes the likelihood terms of a trained DiffRec (nats per user) or DreamRec (nats per target item).",
+        epilog="DiffRec's totals compare at the same data, split and beta_1; DreamRec's not between runs, whose embeddings "
+        "differ in size. L_0 is minus the logarithm of a density: it and the total can be negative.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="file that a run saved (saved/*.pth)")
+    parts = ("train", "valid", "test")
+    parser.add_argument("--part", choices=parts, default="test", help="whose users or targets (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=2, metavar="N", help="draws of x_t per row and t (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=1000, metavar="N", help="at most N random rows (default: %(default)s)")
+    parser.add_argument("--json", metavar="FILE", help="write every number, L_t for all t among them")
+    parser.add_argument("--plot", metavar="FILE.png", help="draw L_t against t (needs matplotlib)")
+    parser.add_argument("--trust-pickle", action="store_true", help="also read RecBole's pickles, which can run any code")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> None:
+    from recbole_diffusion.analysis.elbo import check_counts, elbo_of, elbo_table, figure_class, load_part, plot_elbo, writing
+    from recbole_diffusion.benchmark.record import settings_hash, write_record
+
+    check_counts(samples=options.samples, rows=options.rows)
+    if options.plot:
+        if Path(options.plot).suffix != ".png":
+            raise SettingsError(f"--plot = {options.plot!r}: must end in .png")
+        figure_class()  # before the work, not after it
+    config, model, data = load_part(options.checkpoint, options.part, options.trust_pickle)
+    for file in filter(None, (options.json, options.plot)):
+        with writing(file):  # says now if the folder cannot be made
+            pass
+    result = elbo_of(model, data, samples=options.samples, rows=options.rows, progress=True)
+    result = {"checkpoint": options.checkpoint, "settings_hash": settings_hash(config), "part": options.part} | result
+    print(elbo_table(result))
+    if options.json:
+        with writing(options.json) as path:
+            write_record(result, path)
+    if options.plot:
+        plot_elbo(result, options.plot)

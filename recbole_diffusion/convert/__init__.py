@@ -1,0 +1,1 @@
+"""Converters from the papers' own data files to RecBole's atomic files; ``convert.convert`` is the entry point."""

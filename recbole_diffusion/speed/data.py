@@ -1,0 +1,98 @@
+"""The sizes that are timed, and models on data that are generated for them and read by RecBole."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_trainer, init_seed
+
+from recbole_diffusion.adapter.config import build_config
+from recbole_diffusion.adapter.lookup import get_model
+from recbole_diffusion.adapter.trainer import tracked
+from recbole_diffusion.speed.sizes import Size
+
+NAME = "generated"
+SEED = 2020
+@dataclasses.dataclass
+class Loaded:
+    """A model with the data loaders and the configuration that RecBole made for it."""
+
+    config: Config
+    model: Any
+    train: Any
+    test: Any
+
+    def counts(self) -> dict[str, float]:
+        """What the training part holds."""
+        lengths = np.bincount(self.train._dataset.inter_feat["user_id"].numpy())[1:]
+        return {
+            "items": self.model.n_items - 1,
+            "users": len(lengths),
+            "training rows": int(lengths.sum()),
+            "batches of an epoch": len(self.train),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+        }
+
+
+def interactions(n_items: int, n_users: int, mean_length: float, seed: int = SEED) -> pd.DataFrame:
+    """Generated interactions, in time order for each user: long-tailed in users and in items.
+
+    Lengths are log-normal with sigma = 1 (the mean is e^(1/2) times the median, and one user in 40 has more than seven times
+    the median), at least 3, at most a quarter of the items. Items are drawn with probability proportional to 1 / (rank +
+    10), Zipf's law with a flat head; a user's repetitions are dropped.
+    """
+    rng = np.random.default_rng(seed)
+    lengths = rng.lognormal(np.log(mean_length) - 0.5, 1.0, n_users).round().clip(3, max(n_items // 4, 3)).astype(int)
+    popularity = np.cumsum(1.0 / (np.arange(n_items) + 10.0))
+    items = np.searchsorted(popularity, rng.random(lengths.sum()) * popularity[-1], side="right").clip(max=n_items - 1)
+    table = pd.DataFrame({"user_id:token": np.repeat(np.arange(n_users), lengths), "item_id:token": items})
+    table = table.drop_duplicates(ignore_index=True)
+    table["timestamp:float"] = np.arange(len(table))
+    return table
+
+
+def write(folder: Path, size: Size, users: int) -> dict[str, Any]:
+    """Writes the generated data as RecBole's atomic files into ``folder/generated``; returns the settings that read them.
+
+    DiffRec's come as three given parts, of which the training part is what counts; DreamRec's as one file, which RecBole
+    augments and splits.
+    """
+    target = folder / NAME
+    target.mkdir(parents=True)
+    table = interactions(size.n_items, users, size.mean_length)
+    # Every item is in the item file, so that the catalogue is whole however few users there are.
+    pd.DataFrame({"item_id:token": np.arange(size.n_items)}).to_csv(target / f"{NAME}.item", sep="\t", index=False)
+    settings = {
+        "data_path": str(folder),
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id"]},
+    }
+    if size.model == "DreamRec":
+        table.to_csv(target / f"{NAME}.inter", sep="\t", index=False)
+        return settings
+    held_out = table.drop_duplicates("user_id:token")
+    for part, rows in {"train": table, "valid": held_out, "test": held_out}.items():
+        rows.to_csv(target / f"{NAME}.{part}.inter", sep="\t", index=False)
+    return settings | {"benchmark_filename": ["train", "valid", "test"]}
+
+
+def load(model: str, settings: Mapping[str, Any], device: str) -> Loaded:
+    """Has RecBole read generated data and build a model on them."""
+    quiet = {"state": "ERROR", "show_progress": False, "seed": SEED, "use_gpu": device == "cuda"}
+    config = build_config(model, NAME, None, {**settings, **quiet})
+    init_seed(SEED, config["reproducibility"])
+    train, _, test = data_preparation(config, create_dataset(config))
+    return Loaded(config, get_model(model)(config, train._dataset).to(config["device"]), train, test)
+
+
+def epoch(loaded: Loaded, resumable: bool = False) -> Callable[[], Any]:
+    """One training epoch, by RecBole's trainer; ours (``resumable``) is RecBole's with what our command line adds."""
+    trainer_class = get_trainer(loaded.config["MODEL_TYPE"], loaded.config["model"])
+    trainer = (tracked(trainer_class) if resumable else trainer_class)(loaded.config, loaded.model)
+    return lambda: trainer._train_epoch(loaded.train, 0, show_progress=False)
