@@ -253,9 +253,7 @@ class SequenceDataLoader(AbstractDataLoader):
         """Number of the batch of each window, in order, of batches with equally many targets up to a window."""
         return (size.cumsum(0) - size) * len(self) // self.sample_size
 
-    def _collate(
-        self, start: torch.Tensor, begin: torch.Tensor, end: torch.Tensor, sequence: torch.Tensor
-    ) -> Interaction:
+    def _collate(self, start: torch.Tensor, begin: torch.Tensor, end: torch.Tensor, sequence: torch.Tensor) -> Interaction:
         length = end - 1 - start
         index = start[:, None] + torch.arange(int(length.max()))
         items = self._items[index] * (index < (end - 1)[:, None])

@@ -139,7 +139,8 @@ class DreamRec(CausalRecommender):
         cond, target, _ = self.positions(interaction)
         drop = torch.rand(len(target), 1, device=target.device) < self.settings.uncond_prob
         t, weight = self.timesteps.sample(len(target))
-        return self.denoising_loss(cond, target, drop, t, weight, torch.randn(cond.shape, device=cond.device, dtype=self.no_history.dtype))
+        eps = torch.randn(cond.shape, device=cond.device, dtype=self.no_history.dtype)
+        return self.denoising_loss(cond, target, drop, t, weight, eps)
 
     def denoising_loss(
         self,

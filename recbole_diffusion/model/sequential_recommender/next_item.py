@@ -22,6 +22,7 @@ class NextItemSettings(CausalSettings):
 
     loss: str = setting(choices=("ce", "bce", "gbce"))
     negatives: int = setting(ge=1)
+    negatives_from: str = setting(choices=("others", "unseen"))
     gbce_t: float = setting(ge=0, le=1)
 
 
@@ -36,7 +37,9 @@ class NextItemRecommender(CausalRecommender):
     * ``gbce``: as ``bce``, with beta log sigmoid(s) for the target, beta = a (t (1 - 1/a) + 1/a), a = k / (n - 1) (Petrov and
       Macdonald, "gSASRec", RecSys 2023, Eq. 10 and 12): it undoes the overconfidence that comes of sampling negatives.
 
-    Negatives are uniform over the items that the user has no training interaction with, drawn for each target anew.
+    Negatives are drawn for each target anew and uniformly: ``negatives_from: others`` over all items but the target, as RecBole
+    does for sequential models, ``unseen`` over the items that the user has no training interaction with, as SASRec's paper
+    does. The latter never lowers the score of what a user has had, so it is for evaluation that masks those items.
     """
 
     item_embedding: nn.Embedding
@@ -50,7 +53,8 @@ class NextItemRecommender(CausalRecommender):
             if a > 1:
                 raise SettingsError(f"negatives = {self.n_negatives!r}: must be at most {self.n_items - 2}, the other items")
             self.beta = a * (settings.gbce_t * (1 - 1 / a) + 1 / a)
-        if self.loss != "ce":
+        self.unseen = None
+        if self.loss != "ce" and settings.negatives_from == "unseen":
             self.unseen = UnseenItems(dataset.inter_matrix(form="csr"))
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
@@ -58,8 +62,14 @@ class NextItemRecommender(CausalRecommender):
         state, target, row = self.positions(interaction)
         if self.loss == "ce":
             return cross_entropy(state @ self.item_embedding.weight.T, target)
-        negatives = self.unseen.sample(interaction[self.USER_ID][row], self.n_negatives)
-        return self.sampled_loss(state, target, negatives)
+        return self.sampled_loss(state, target, self._draw_negatives(target, interaction[self.USER_ID][row]))
+
+    def _draw_negatives(self, target: torch.Tensor, users: torch.Tensor) -> torch.Tensor:
+        """``[N, k]`` for targets ``[N]`` of users ``[N]``."""
+        if self.unseen is not None:
+            return self.unseen.sample(users, self.n_negatives)
+        others = torch.randint(1, self.n_items - 1, (len(target), self.n_negatives), device=target.device)
+        return others + (others >= target[:, None])
 
     def sampled_loss(self, state: torch.Tensor, target: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
         """``bce`` or ``gbce`` of encoded histories ``[N, d]``, targets ``[N]`` and negatives ``[N, k]``."""

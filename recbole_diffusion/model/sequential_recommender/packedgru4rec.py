@@ -1,4 +1,4 @@
-"""GRU4Rec trained at every position: Hidasi et al., "Session-based Recommendations with Recurrent Neural Networks", ICLR 2016."""
+"""GRU4Rec trained at every position: Hidasi et al., "Session-based Recommendations with RNNs", ICLR 2016."""
 
 from __future__ import annotations
 
