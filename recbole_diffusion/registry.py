@@ -68,6 +68,8 @@ def _stock(name: str) -> Model:
     return Model(f"Stock{name}", "general_recommender", "diffusion", module="stock", stock_yaml=name)
 
 
+# RecBole finds a model's class, YAML file, data loader and trainer by its name, in tables of its own. This list is what
+# adapter/ completes those tables from; a model that is missing here gets RecBole's defaults, silently.
 MODELS = {
     model.name: model
     for model in (

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ from recbole.trainer import trainer as trainers
 from recbole.utils import init_logger, init_seed, set_color
 
 from recbole_diffusion.adapter.codec import decode, encode, plain
+from recbole_diffusion.adapter.config import ignore_command_line, known_keys
 from recbole_diffusion.adapter.patch import replace
 from recbole_diffusion.registry import find
 from recbole_diffusion.settings import parse_setting
@@ -44,6 +44,8 @@ _DERIVED |= {"valid_neg_sample_args", "test_neg_sample_args", "single_spec", "lo
 _DERIVED |= {"offset", "ip", "port"}
 
 
+# A Config cannot be stored: it holds classes and enums, and RecBole pickles it for that reason. What rebuilds an equal one is
+# its final settings, less what Config adds by itself, which it would refuse or take for the user's word when it meets it again.
 def settings_of(config: Config) -> dict[str, Any]:
     """Plain settings that rebuild an equal ``Config``: ``Config(model=..., dataset=..., config_dict=settings)``.
 
@@ -80,6 +82,8 @@ def _data_path(stated: Any, joined: str, dataset: str) -> Any:
 def config_from(checkpoint: dict[str, Any], overrides: dict[str, Any] | None = None) -> Config:
     """Rebuilds the ``Config`` of a checkpoint, on this machine's device, whatever the command line says.
 
+    A setting that an older version knew and this one does not is kept without effect, and a warning names it.
+
     Args:
         checkpoint: what :func:`load_checkpoint` returned.
         overrides: settings to change; ``model`` (name or class) and ``dataset`` among them.
@@ -91,11 +95,14 @@ def config_from(checkpoint: dict[str, Any], overrides: dict[str, Any] | None = N
         name = name if find(name) else stock["model"]
         settings = {"model": name, "dataset": stock["dataset"], **settings_of(stock)}
     settings |= overrides or {}
-    argv, sys.argv = sys.argv, sys.argv[:1] or [""]
-    try:
-        return Config(model=settings.pop("model"), dataset=settings.pop("dataset"), config_dict=settings)
-    finally:
-        sys.argv = argv
+    model, dataset, strict = settings.pop("model"), settings.pop("dataset"), settings.get("strict_config", True)
+    with ignore_command_line():
+        config = Config(model=model, dataset=dataset, config_dict=settings | {"strict_config": False})
+    config["strict_config"] = strict
+    gone = sorted(set(settings) - known_keys(config.model, config.model_class) - set(config.internal_config_dict))
+    if gone and strict:
+        getLogger().warning(f"the checkpoint has settings that {config.model} no longer has: {', '.join(gone)}")
+    return config
 
 
 def save_checkpoint(

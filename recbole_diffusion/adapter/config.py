@@ -1,7 +1,7 @@
-"""Where settings come from: the layers, the known keys, and the check of both.
+"""Builds and checks RecBole's ``Config``: merge order, known keys, value checks.
 
-Lowest to highest: RecBole's overall and task defaults, the protocol, the data set's YAML (RecBole's, ours, and the one
-beside the data), our model's YAML, then the user's files, dictionary and command line. RecBole's ``Config`` does the
+Lowest to highest: RecBole's own defaults (overall, task, model, data set), the protocol, the data set's YAML (ours, then the
+one beside the data), our model's YAML, then the user's files, dictionary and command line. RecBole's ``Config`` does the
 merging; :func:`install` hangs our layers into it, so stock entry points read them too.
 """
 

@@ -12,6 +12,7 @@ from torch.nn.functional import softplus
 
 from recbole_diffusion.model.accelerate import accelerate
 from recbole_diffusion.model.coverage import item_coverage
+from recbole_diffusion.model.derived import DerivedFromWeights
 from recbole_diffusion.model.interaction_rows import InteractionRows
 from recbole_diffusion.model.layers import mlp
 from recbole_diffusion.model.row_scorer import RowScorer
@@ -38,7 +39,7 @@ class CFGANSettings(Settings):
     d_batch_size: int = setting(ge=1)
 
 
-class CFGAN(RowScorer, GeneralRecommender):
+class CFGAN(DerivedFromWeights, RowScorer, GeneralRecommender):
     """CFGAN (CIKM 2018): a generator of whole purchase vectors against a discriminator that sees them masked.
 
     The data are rows: users' rows of items, or with ``mode: item`` items' rows of users (the paper's iCFGAN). With ``c``
@@ -78,12 +79,7 @@ class CFGAN(RowScorer, GeneralRecommender):
         """Takes the matrix from another part of the data (see :mod:`recbole_diffusion.adapter.eval_input`)."""
         self.history = InteractionRows.from_dataset(dataset).to(self.device)
         self.rows = self.history if self.settings.mode == "user" else self.history.transposed().to(self.device)
-        self._features: tuple[Any, torch.Tensor] | None = None
-
-    def train(self, mode: bool = True) -> Any:
-        """Also forgets the items' features: torch's fused optimisers change weights without changing their versions."""
-        self._features = None
-        return super().train(mode)
+        self._derived = None  # the items' features depend on the matrix too
 
     def draw_masks(self) -> None:
         """Draws ``z`` and ``k`` of every row anew: independent, and each in its exact number."""
@@ -132,13 +128,14 @@ class CFGAN(RowScorer, GeneralRecommender):
             out += output.bias[users - 1, None]
 
     def _item_features(self) -> torch.Tensor:
-        """The last hidden layer of all items' rows ``[n_items - 1, width]``, made anew only when the weights have changed."""
-        state = tuple((p.data_ptr(), p._version) for p in self.generator.parameters())
-        if self.training or self._features is None or self._features[0] != state:
+        """The last hidden layer of all items' rows ``[n_items - 1, width]``."""
+
+        def features() -> torch.Tensor:
             items = torch.arange(1, self.n_items, device=self.rows.crow.device)
             hidden = self.generator[:-1]
-            self._features = state, torch.cat([hidden(self.rows.dense(chunk)) for chunk in items.split(_CHUNK)])
-        return self._features[1]
+            return torch.cat([hidden(self.rows.dense(chunk)) for chunk in items.split(_CHUNK)])
+
+        return self.derived(self.generator.parameters(), features)
 
     def diagnostics(self) -> dict[str, float]:
         """Item coverage and concentration of the users' top 10: a collapsed generator recommends the same to all."""

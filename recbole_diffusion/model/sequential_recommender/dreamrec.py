@@ -18,6 +18,7 @@ from recbole_diffusion.diffusion.samplers import SPACINGS, ancestral, ddim, dpmp
 from recbole_diffusion.diffusion.schedule import SCHEDULES, make_betas
 from recbole_diffusion.diffusion.timesteps import UniformTimesteps
 from recbole_diffusion.model.accelerate import accelerate, aligned_rows
+from recbole_diffusion.model.derived import DerivedFromWeights
 from recbole_diffusion.model.diagnostics import collapse
 from recbole_diffusion.model.sequential_recommender.causal import CausalRecommender, CausalSettings
 from recbole_diffusion.model.sequential_recommender.transformer import CausalTransformer
@@ -71,7 +72,7 @@ class DreamRecSettings(CausalSettings):
             raise SettingsError(f"noise_schedule = {self.noise_schedule!r}: {error}") from error
 
 
-class DreamRec(CausalRecommender):
+class DreamRec(DerivedFromWeights, CausalRecommender):
     """DreamRec (NeurIPS 2023): generates the embedding of the ideal next item, guided by the history.
 
     Training is Algorithm 1, generation Algorithm 2 of the paper; an item's score is its inner product with the generated
@@ -103,7 +104,6 @@ class DreamRec(CausalRecommender):
         self.network = ConditionedDenoiser(s.hidden_size, s.denoiser)
         self.timesteps = UniformTimesteps(s.steps)
         self.process = GaussianDiffusion(s.betas())
-        self._composed: tuple[Any, AffineChain] | None = None
         if s.sampler == "exact" and not self.network.is_affine:
             self.logger.info("DreamRec: sampler 'exact' needs the linear denoiser mlp1; mlp2 is sampled step by step")
         # Odd multipliers of a linear hash, which tells histories apart for their noise.
@@ -128,11 +128,6 @@ class DreamRec(CausalRecommender):
         start = (length - kept).clamp(min=0)
         index = start[:, None] + torch.arange(kept, device=history.device)
         return history.gather(1, index), length.clamp(max=kept)
-
-    def train(self, mode: bool = True) -> Any:
-        """Also forgets the composed chain: torch's fused optimisers change weights without changing their versions."""
-        self._composed = None
-        return super().train(mode)
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
         """Algorithm 1 for each target: without the history with probability p_u; squared error of its predicted embedding."""
@@ -193,7 +188,7 @@ class DreamRec(CausalRecommender):
         return scores, rows + 1  # item 0 is padding
 
     def predict(self, interaction: Any) -> torch.Tensor:
-        """Scores of history-item pairs ``[B]``; each history is generated for once, however many items are asked for."""
+        """Scores of (history, item) pairs ``[B]``. Each distinct history is generated once."""
         keys, inverse = torch.unique(self._keys(interaction), return_inverse=True)
         position = torch.arange(len(inverse), device=inverse.device)
         first = position.new_full(keys.shape, len(inverse)).scatter_reduce(0, inverse, position, "amin")
@@ -241,17 +236,18 @@ class DreamRec(CausalRecommender):
         return chain.mean(cond) if self.settings.sampler == "mean" else chain.sample(cond, noise(cond, 0))
 
     def _chain(self) -> AffineChain:
-        """The law of the oracle item given the encoded history, made anew only when the weights have changed.
+        """Distribution of the generated item given the encoded history.
 
         Guidance cancels in x: the chain's input is u = B ((1 + w) c - w Phi).
         """
-        state = tuple((p.data_ptr(), p._version) for p in (*self.network.parameters(), self.no_history))
-        if self.training or self._composed is None or self._composed[0] != state:
+
+        def compose() -> AffineChain:
             shift = self.network.time_shift(torch.arange(self.process.n_steps, device=self.no_history.device))
             A, B, w = *self.network.affine_parts()[:2], self.settings.guidance_scale
             chain = affine_chain(A, shift, self.process, self.settings.mean_type)
-            self._composed = state, chain.after((1 + w) * B, -w * B @ self.no_history).to(B.dtype)
-        return self._composed[1]
+            return chain.after((1 + w) * B, -w * B @ self.no_history).to(B.dtype)
+
+        return self.derived((*self.network.parameters(), self.no_history), compose)
 
     def _step_by_step(self, cond: torch.Tensor, noise: Noise) -> torch.Tensor:
         """Algorithm 2 as it is written, or a faster sampler on fewer steps."""
