@@ -23,7 +23,7 @@ from recbole_diffusion.model.sequential_recommender.causal import TARGETS
 from recbole_diffusion.settings import SettingsError
 
 _PLACE = "place_in_sequences"  # column of the training rows: where in the ordered interactions the target is
-_POOL = 16  # batches among which windows are sorted by length
+_POOL = 64  # least number of batches among which windows are sorted by length, where there are so many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,9 +221,9 @@ class SequenceDataLoader(AbstractDataLoader):
         start, begin, end, sequence = self._cut_windows()
         size = self._targets_before[end] - self._targets_before[begin]
         order = torch.randperm(len(size), generator=self.generator)
-        pool = self._batch_of(size[order]) // _POOL
+        pool = self._share_of(size[order], max(1, len(self) // _POOL))
         order = order[torch.argsort(pool * (self.n_inputs + 2) + (end - start)[order], stable=True)]
-        bounds = torch.searchsorted(self._batch_of(size[order]), torch.arange(len(self) + 1)).tolist()
+        bounds = torch.searchsorted(self._share_of(size[order], len(self)), torch.arange(len(self) + 1)).tolist()
         for number in torch.randperm(len(self), generator=self.generator).tolist():
             windows = order[bounds[number] : bounds[number + 1]]
             yield self._collate(start[windows], begin[windows], end[windows], sequence[windows])
@@ -249,9 +249,9 @@ class SequenceDataLoader(AbstractDataLoader):
         kept = self._targets_before[end] > self._targets_before[begin]
         return start[kept], begin[kept], end[kept], sequence[kept]
 
-    def _batch_of(self, size: torch.Tensor) -> torch.Tensor:
-        """Number of the batch of each window, in order, of batches with equally many targets up to a window."""
-        return (size.cumsum(0) - size) * len(self) // self.sample_size
+    def _share_of(self, size: torch.Tensor, shares: int) -> torch.Tensor:
+        """Divides windows with ``size`` targets, in order, into shares of equally many targets, up to a window's."""
+        return (size.cumsum(0) - size) * shares // self.sample_size
 
     def _collate(self, start: torch.Tensor, begin: torch.Tensor, end: torch.Tensor, sequence: torch.Tensor) -> Interaction:
         length = end - 1 - start
