@@ -10,6 +10,7 @@ from recbole.utils import init_seed
 
 from recbole_diffusion.adapter.config import build_config
 from recbole_diffusion.adapter.lookup import get_model
+from recbole_diffusion.model.sequential_recommender import next_item
 from recbole_diffusion.model.sequential_recommender.next_item import UnseenItems
 from recbole_diffusion.model.sequential_recommender.transformer import Attention, CausalTransformer
 from recbole_diffusion.settings import SettingsError
@@ -199,11 +200,13 @@ def test_packed_gru4rec_is_recbole_s_gru4rec(walks):
 # ------------------------------------------------------------------------------------------------------------ losses
 
 
+@pytest.mark.parametrize("items_per_negative", [0, 50])  # either way of getting the scores
 @pytest.mark.parametrize(("t", "beta"), [(0.0, 1.0), (1.0, 0.25), (0.5, 0.625)])
-def test_gbce_by_hand(walks, t, beta):
+def test_gbce_by_hand(walks, t, beta, items_per_negative, monkeypatch):
     """k = 7 of 28 other items: alpha = 1/4, beta between 1 and alpha. Sigmoids and logarithms as in the paper."""
     _, model, windows = prepare("PackedSASRec", walks | MODELS["PackedSASRec"] | {"loss": "gbce", "gbce_t": t, "negatives": 7})
     assert model.n_items - 1 == 29
+    monkeypatch.setattr(next_item, "_ITEMS_PER_NEGATIVE", items_per_negative)
     state, target, _ = model.positions(windows)
     negatives = torch.randint(1, model.n_items, (len(target), 7))
     scores = state @ model.item_embedding.weight.T

@@ -15,6 +15,9 @@ from recbole_diffusion.model.sequential_recommender.causal import CausalRecommen
 from recbole_diffusion.model.topk import chunked_topk
 from recbole_diffusion.settings import SettingsError, setting
 
+# Below so many items for each negative, a product with all of them takes less time than copying the negatives' embeddings.
+_ITEMS_PER_NEGATIVE = 50
+
 
 @dataclasses.dataclass(frozen=True)
 class NextItemSettings(CausalSettings):
@@ -32,10 +35,10 @@ class NextItemRecommender(CausalRecommender):
     Losses, averaged over targets; s is the target's score, s_1 .. s_k those of k sampled negatives, n the number of items:
 
     * ``ce``: -log softmax of s among all items. The padding item's score is one of them, as in RecBole's models.
-    * ``bce``: -(log sigmoid(s) + sum_j log(1 - sigmoid(s_j))) / (k + 1). With k = 1, half of SASRec's Eq. 7 (Kang and McAuley,
-      ICDM 2018).
+    * ``bce``: -(log sigmoid(s) + sum_j log(1 - sigmoid(s_j))) / (k + 1). With k = 1, half of SASRec's loss (Kang and
+      McAuley, ICDM 2018, section 3.5).
     * ``gbce``: as ``bce``, with beta log sigmoid(s) for the target, beta = a (t (1 - 1/a) + 1/a), a = k / (n - 1) (Petrov and
-      Macdonald, "gSASRec", RecSys 2023, Eq. 10 and 12): it undoes the overconfidence that comes of sampling negatives.
+      Macdonald, "gSASRec", RecSys 2023): it undoes the overconfidence that comes of sampling negatives.
 
     Negatives are drawn for each target anew and uniformly: ``negatives_from: others`` over all items but the target, as RecBole
     does for sequential models, ``unseen`` over the items that the user has no training interaction with, as SASRec's paper
@@ -73,9 +76,12 @@ class NextItemRecommender(CausalRecommender):
 
     def sampled_loss(self, state: torch.Tensor, target: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
         """``bce`` or ``gbce`` of encoded histories ``[N, d]``, targets ``[N]`` and negatives ``[N, k]``."""
-        positive = (state * self.item_embedding(target)).sum(1)
-        negative = (self.item_embedding(negatives) @ state[:, :, None]).squeeze(2)
-        return (self.beta * softplus(-positive) + softplus(negative).sum(1)).mean() / (self.n_negatives + 1)
+        items = torch.cat([target[:, None], negatives], 1)
+        if self.n_items < _ITEMS_PER_NEGATIVE * self.n_negatives:
+            scores = (state @ self.item_embedding.weight.T).gather(1, items)
+        else:
+            scores = (self.item_embedding(items) @ state[:, :, None]).squeeze(2)
+        return (self.beta * softplus(-scores[:, 0]) + softplus(scores[:, 1:]).sum(1)).mean() / (self.n_negatives + 1)
 
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
         """Scores ``[B, n_items]``; the padding item's is -inf."""
