@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import sys
 from collections.abc import Sequence
 from logging import Logger, getLogger
@@ -11,14 +12,16 @@ from typing import Any
 
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
+from recbole.trainer import Trainer
 from recbole.utils import get_environment, get_trainer, init_logger, init_seed, set_color
 
-from recbole_diffusion.adapter.checkpoint import load_weights
+from recbole_diffusion.adapter.checkpoint import load_checkpoint, load_weights, settings_of
 from recbole_diffusion.adapter.config import build_config, check_dataset
 from recbole_diffusion.adapter.eval_input import show_validation_items
 from recbole_diffusion.adapter.lookup import get_model
+from recbole_diffusion.adapter.pickles import trust_pickles
 from recbole_diffusion.adapter.trainer import tracked
-from recbole_diffusion.benchmark.record import Run, make_record, settings_hash, write_record
+from recbole_diffusion.benchmark.record import Run, make_record, settings_hash, what_counts, write_record
 from recbole_diffusion.settings import SettingsError
 
 
@@ -30,6 +33,7 @@ def run_recbole_diffusion(
     *,
     record: str | Path | None = None,
     resume: bool = False,
+    trust_pickle: bool = False,
     command: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Trains and evaluates a model, ours or RecBole's.
@@ -41,6 +45,7 @@ def run_recbole_diffusion(
         config_dict: settings; these win over the files.
         record: file for the JSON record.
         resume: keep the training state at every epoch, and go on from it if an earlier run left one.
+        trust_pickle: read pickled data sets, data loaders and pretrained models, which **can run any code**.
         command: the command line, for the record.
 
     Returns:
@@ -53,7 +58,8 @@ def run_recbole_diffusion(
     check_dataset(config)
     if record is not None:
         Path(record).parent.mkdir(parents=True, exist_ok=True)
-    return run(config, record=record, resume=resume, command=command or sys.argv)
+    with trust_pickles(trust_pickle):
+        return run(config, record=record, resume=resume, command=command or sys.argv)
 
 
 def run(
@@ -79,7 +85,9 @@ def run(
     trainer = tracked(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
     stem = f"{config['model']}-{config['dataset']}-{settings_hash(config)}"
     trainer.saved_model_file = str(Path(config["checkpoint_dir"]) / f"{stem}.pth")
-    trainer.state_file = Path(config["checkpoint_dir"]) / f"{stem}.resume.pth" if resume else None
+    if resume and isinstance(trainer, Trainer):  # the tree libraries train in one call, between whose rounds we cannot stop
+        trainer.state_file = Path(config["checkpoint_dir"]) / f"{stem}.resume.pth"
+        _warn_of_other_states(config, trainer.state_file, logger)
 
     _, valid = trainer.fit(train_data, valid_data, show_progress=config["show_progress"])
     started = perf_counter()
@@ -106,7 +114,33 @@ def run(
     result = make_record(finished)
     if record is not None:
         write_record(result, Path(record))
+    if trainer.state_file is not None:  # kept until now: a kill during the evaluation must not cost the training
+        trainer.state_file.unlink(missing_ok=True)
     return result
+
+
+def _warn_of_other_states(config: Config, file: Path, logger: Logger) -> None:
+    """Says so where there is a training state of the same model and data set, but of other settings."""
+    if file.exists():
+        return
+    settings = what_counts(settings_of(config))
+    for other in sorted(file.parent.glob(f"{glob.escape(config['model'])}-*.resume.pth")):
+        try:
+            state = load_checkpoint(other, "cpu")
+        except ValueError:
+            continue
+        if (state["model"], state["dataset"]) != (config["model"], config["dataset"]):
+            continue
+        kept = what_counts(state["settings"])
+        differing = [
+            f"{key} = {kept.get(key)!r} there, {settings.get(key)!r} here"
+            for key in sorted({*kept, *settings})
+            if kept.get(key) != settings.get(key)
+        ]
+        logger.warning(
+            f"resume: this run starts from the beginning. {other} is the state of a run under other settings "
+            f"({'; '.join(differing)}); give those to go on from it"
+        )
 
 
 def _load_data(config: Config, logger: Logger) -> tuple[Any, Any, Any]:

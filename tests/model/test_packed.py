@@ -110,13 +110,14 @@ def loss_given_draws(model, batch, seed=3):
     return model.sampled_loss(state, target, negatives)
 
 
-CASES = [(name, loss) for name in ("PackedSASRec", "PackedGRU4Rec") for loss in ("ce", "bce", "gbce")] + [("DreamRec", None)]
+CASES = [(name, {"loss": loss}) for name in ("PackedSASRec", "PackedGRU4Rec") for loss in ("ce", "bce", "gbce")]
+CASES += [("DreamRec", {"encoder": encoder}) for encoder in ("transformer", "official")]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 1e-5)])
-@pytest.mark.parametrize(("name", "loss"), CASES)
-def test_windows_have_the_loss_and_gradient_of_rows(walks, name, loss, dtype, tolerance):
-    config, model, windows = prepare(name, walks | MODELS[name] | ({"loss": loss} if loss else {}), dtype)
+@pytest.mark.parametrize(("name", "more"), CASES)
+def test_windows_have_the_loss_and_gradient_of_rows(walks, name, more, dtype, tolerance):
+    config, model, windows = prepare(name, walks | MODELS[name] | more, dtype)
     rows = prefixes(config)
     assert len(windows) < 25 < len(rows) == int((windows["targets"] > 0).sum())
     packed, single = loss_given_draws(model, windows), loss_given_draws(model, rows)

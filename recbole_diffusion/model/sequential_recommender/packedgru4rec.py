@@ -40,7 +40,7 @@ class PackedGRU4Rec(NextItemRecommender):
         s = self.settings = PackedGRU4RecSettings.read(config)
         self.item_embedding = nn.Embedding(self.n_items, s.embedding_size, padding_idx=0)
         self.dropout = FastDropout(s.dropout_prob)
-        self.gru = nn.GRU(s.embedding_size, s.hidden_size, s.num_layers, bias=False, batch_first=True)
+        self.gru = nn.GRU(s.embedding_size, s.hidden_size, s.num_layers, bias=False)
         self.dense = nn.Linear(s.hidden_size, s.embedding_size)
         nn.init.xavier_normal_(self.item_embedding.weight)
         nn.init.xavier_uniform_(self.gru.weight_hh_l0)
@@ -56,4 +56,4 @@ class PackedGRU4Rec(NextItemRecommender):
 
     def _states(self, items: torch.Tensor) -> torch.Tensor:
         """Hidden states ``[B, L, hidden_size]``."""
-        return self.gru(self.dropout(self.item_embedding(items)))[0]
+        return self.gru(self.dropout(self.item_embedding(items.T)))[0].transpose(0, 1)
