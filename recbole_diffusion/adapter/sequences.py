@@ -22,7 +22,7 @@ from recbole.data.interaction import Interaction
 from recbole_diffusion.model.sequential_recommender.causal import TARGETS
 from recbole_diffusion.settings import SettingsError
 
-_PLACE = "place_in_sequences"  # column of the training rows: where in the ordered interactions the target is
+_PLACE = "place_in_sequences"  # column of the rows: where in the ordered interactions the target is
 _POOL = 64  # least number of batches among which windows are sorted by length, where there are so many
 
 
@@ -83,8 +83,8 @@ class SequenceDataset(SequentialDataset):
         return self._with_histories(super().__getitem__(index, join))
 
     def _with_histories(self, rows: Interaction) -> Interaction:
-        """Adds RecBole's padded columns of histories in place of the column of places, if there is one."""
-        if _PLACE not in rows:
+        """Adds RecBole's padded columns of histories, if they are not there."""
+        if self.iid_field + self.config["LIST_SUFFIX"] in rows:
             return rows
         length = rows[self.item_list_length_field]
         column = torch.arange(self.max_item_list_len)
@@ -97,7 +97,6 @@ class SequenceDataset(SequentialDataset):
                 values = self._ordered[field][index]
                 values[outside] = 0
                 rows.update(Interaction({list_field: values}))
-        rows.drop(_PLACE)
         return rows
 
     def sequences(self) -> Sequences:

@@ -10,6 +10,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.data.dataset import SequentialDataset
 
 from recbole_diffusion.adapter.config import build_config
+from recbole_diffusion.adapter.eval_input import training_and_validation
 from recbole_diffusion.adapter.sequences import SequenceDataLoader, SequenceDataset, join_rows
 from recbole_diffusion.settings import SettingsError
 from toy import COLUMNS, QUIET, write_inter
@@ -69,8 +70,8 @@ def test_the_parts_have_recbole_s_rows(walks, split):
     for our, their in zip(ours, stock, strict=True):
         assert len(our) == len(their) > 0
         rows = our[torch.arange(len(our))]
-        assert set(rows.columns) == set(their.inter_feat.columns)
-        for field in rows.columns:
+        assert set(rows.columns) - {"place_in_sequences"} == set(their.inter_feat.columns)
+        for field in their.inter_feat.columns:
             assert torch.equal(rows[field], their.inter_feat[field]), field
         assert (our.inter_matrix(form="csr") != their.inter_matrix(form="csr")).nnz == 0
 
@@ -80,6 +81,15 @@ def test_windows_that_hold_whole_sequences_have_the_pairs_of_recbole_s_rows(walk
     loader = loader_of(walks | {"eval_args": SPLITS[split], "train_batch_size": 60})
     assert isinstance(loader, SequenceDataLoader)
     expected = pairs_of_rows(SequentialDataset(loader.config).build()[0].inter_feat)
+    assert Counter(pairs_of_windows(loader)) == Counter(expected)
+
+
+def test_training_and_validation_rows_together_are_sequences_too(walks):
+    config = config_of(walks | {"train_batch_size": 60})
+    train, valid, _ = SequenceDataset(config).build()
+    loader = SequenceDataLoader(config, training_and_validation(train, valid), None)
+    stock = SequentialDataset(config).build()
+    expected = pairs_of_rows(stock[0].inter_feat) + pairs_of_rows(stock[1].inter_feat)
     assert Counter(pairs_of_windows(loader)) == Counter(expected)
 
 
