@@ -84,6 +84,7 @@ MODELS = {
         _general("AAE", "GAN", trainer="gan"),
         _general("IRGAN", "GAN", trainer="gan"),
         _general("TEASE", "simple"),
+        _sequential("SequentialKNN", "simple", trainer="closed_form"),
         _stock("DiffRec"),
         _stock("LDiffRec"),
     )

@@ -28,6 +28,7 @@ from recbole.config import Config
 from recbole.trainer import trainer as trainers
 from recbole.utils import init_logger, init_seed, set_color
 
+from recbole_diffusion.adapter import refit
 from recbole_diffusion.adapter.codec import decode, encode, plain
 from recbole_diffusion.adapter.config import ignore_command_line, known_keys
 from recbole_diffusion.adapter.patch import replace
@@ -128,6 +129,7 @@ def save_checkpoint(
         "model": config["model"],
         "dataset": config["dataset"],
         "settings": settings_of(config),
+        "trained_on": getattr(trainer, "trained_on", "train"),
         "epoch": int(epoch),
         "cur_step": int(trainer.cur_step),
         "best_valid_score": float(trainer.best_valid_score),
@@ -228,9 +230,10 @@ def load_checkpoint(
         trust_pickle: also read RecBole's own format, which **can run any code** that its writer put into it.
 
     Returns:
-        The entries of the file, decoded: ``model, dataset, settings, epoch, cur_step, best_valid_score,
+        The entries of the file, decoded: ``model, dataset, settings, trained_on, epoch, cur_step, best_valid_score,
         best_valid_result, state_dict, other_parameter, attributes, optimizer, optimizers`` and any extra ones. RecBole's
-        format has ``config`` in place of the first three, and no ``best_valid_result``, ``attributes`` or ``optimizers``.
+        format has ``config`` in place of the first three, and neither ``trained_on`` nor ``best_valid_result`` nor
+        ``attributes`` nor ``optimizers``.
 
     Raises:
         FileNotFoundError: no such file.
@@ -272,7 +275,8 @@ def load_data_and_model(
         overrides: settings to change, such as ``data_path``.
 
     Returns:
-        ``(config, model, dataset, train_data, valid_data, test_data)``.
+        ``(config, model, dataset, train_data, valid_data, test_data)``; the training data of a refitted model are those of the
+        training and validation parts.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`load_checkpoint`.
@@ -287,6 +291,9 @@ def load_data_and_model(
         dataset = recbole.data.create_dataset(config)
         logger.info(dataset)
         train_data, valid_data, test_data = recbole.data.data_preparation(config, dataset)
+        if checkpoint.get("trained_on") == refit.BOTH_PARTS:
+            parts = (data._dataset for data in (train_data, valid_data, test_data))
+            train_data = refit.union_loader(config, dataset, *parts)
         init_seed(config["seed"], config["reproducibility"])
         model = config.model_class(config, train_data._dataset).to(config["device"])
     if config["device"].type != "cpu":

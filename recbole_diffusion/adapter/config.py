@@ -23,6 +23,8 @@ from recbole.utils import ModelType, argument_list
 
 from recbole_diffusion.adapter.eval_input import check_test_input
 from recbole_diffusion.adapter.patch import replace
+from recbole_diffusion.adapter.refit import check_refit
+from recbole_diffusion.adapter.seen_items import check_mask_seen
 from recbole_diffusion.property_files import names_in, properties_dir, read_yaml
 from recbole_diffusion.registry import closest, find, recbole_dir
 from recbole_diffusion.settings import Settings, SettingsError, setting
@@ -33,12 +35,14 @@ PLUGIN_KEYS: dict[str, Any] = {
     "protocol": None,  # name of the evaluation
     "empty_histories": "pad",  # or drop: what becomes of rows without a history in given parts (given_histories.py)
     "test_input": "train",  # or train+valid: what general models see at test time (eval_input.py)
+    "mask_seen": None,  # or True, False: whether what a user has had is ranked (seen_items.py); None: as RecBole has it
+    "refit": False,  # or True: test a model trained anew on the training and validation parts (refit.py)
     "matmul_precision": "highest",  # or high, medium: float32 products of our models (model/accelerate.py)
     "torch_compile": False,  # compile our models' networks
 }
 
 # What an evaluation protocol decides; a user's value for one of these is an override that the record names.
-PROTOCOL_KEYS = ("eval_args", "metrics", "topk", "valid_metric", "repeatable", "test_input")
+PROTOCOL_KEYS = ("eval_args", "metrics", "topk", "valid_metric", "repeatable", "test_input", "mask_seen", "refit")
 
 
 class RunConfig(Config):
@@ -222,6 +226,8 @@ def check_config(config: Config) -> None:
     _check_learner(config)
     _check_valid_metric(config)
     check_test_input(config)
+    check_mask_seen(config)
+    check_refit(config)
     settings_class = getattr(config.model_class, "settings_class", None)
     if settings_class is not None:
         settings_class.read(config)

@@ -24,8 +24,10 @@ from recbole_diffusion.adapter import (  # noqa: E402
     lookup,
     metrics,
     pickles,
+    seen_items,
     sequences,
     time_order,
+    time_split,
 )
 from recbole_diffusion.adapter.patch import replace  # noqa: E402
 from recbole_diffusion.registry import MODELS, Model  # noqa: E402
@@ -39,6 +41,8 @@ def install() -> None:
     pickles.install()
     time_order.install()
     given_histories.install()
+    seen_items.install()
+    time_split.install()
     config.install()
     metrics.install()
     checkpoint.install()

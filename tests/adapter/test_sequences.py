@@ -11,6 +11,7 @@ from recbole.data.dataset import SequentialDataset
 
 from recbole_diffusion.adapter.config import build_config
 from recbole_diffusion.adapter.eval_input import training_and_validation
+from recbole_diffusion.adapter.seen_items import SeenItems
 from recbole_diffusion.adapter.sequences import SequenceDataLoader, SequenceDataset, join_rows
 from recbole_diffusion.settings import SettingsError
 from toy import COLUMNS, QUIET, write_inter
@@ -91,6 +92,16 @@ def test_training_and_validation_rows_together_are_sequences_too(walks):
     stock = SequentialDataset(config).build()
     expected = pairs_of_rows(stock[0].inter_feat) + pairs_of_rows(stock[1].inter_feat)
     assert Counter(pairs_of_windows(loader)) == Counter(expected)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_seen_items_are_those_of_recbole_s_rows(walks, split):
+    config = config_of(walks | {"eval_args": SPLITS[split], "MAX_ITEM_LIST_LENGTH": 7})
+    ours, stock = SequenceDataset(config).build(), SequentialDataset(config).build()
+    for part in (1, 2):
+        index = np.arange(len(ours[part]))
+        found, expected = (SeenItems(parts[part], parts).of(index) for parts in (ours, stock))
+        assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("model", ["PackedSASRec", "PackedGRU4Rec"])

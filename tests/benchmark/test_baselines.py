@@ -13,7 +13,7 @@ from recbole_diffusion.settings import SettingsError
 from toy import QUIET, two_circles
 
 ASKED = {"MultiVAE", "MultiDAE", "MacridVAE", "RecVAE", "CDAE", "SASRec", "GRU4Rec", "Caser", "BERT4Rec", "Pop",
-         "ItemKNN", "EASE", "SLIMElastic", "LightGCN"}  # fmt: skip
+         "ItemKNN", "EASE", "SLIMElastic", "LightGCN", "SequentialKNN"}  # fmt: skip
 
 
 def test_all_are_there():

@@ -88,7 +88,9 @@ class ModelContract:
         for variant in self.variants:
             model = self.with_variant(scored, variant)
             expected = model.full_sort_predict(batch)[torch.arange(len(batch)), items]
-            torch.testing.assert_close(model.predict(batch), expected, rtol=1e-4, atol=1e-5, msg=str(variant))
+            torch.testing.assert_close(
+                model.predict(batch), expected, rtol=1e-4, atol=1e-5, check_dtype=False, msg=str(variant)
+            )
 
     def test_scores_are_repeatable_and_may_be_overwritten(self, scored):
         batch = scored.batch()
@@ -128,7 +130,7 @@ class ModelContract:
         items = torch.tensor([1, 2]).repeat(len(batch))
         repeated.update(type(batch)({scored.model.ITEM_ID: items}))
         expected = scored.model.full_sort_predict(batch)[:, 1:3].reshape(-1)
-        torch.testing.assert_close(scored.model.predict(repeated), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(scored.model.predict(repeated), expected, rtol=1e-4, atol=1e-5, check_dtype=False)
 
     def test_sampled_evaluation(self, tmp_path):
         """RecBole's sampled evaluator, on a model that is not trained: the target among itself and 5 others."""

@@ -24,9 +24,11 @@ class Tracked:
         state_file: where the full training state is kept, at the start of every epoch and once more at the end of the
             training; None keeps none. A run that finds the file goes on from it and ends as the uninterrupted run would
             have. Whoever has used the trained model removes the file.
+        trained_on: the parts that it trains on, for the checkpoint: ``train`` or ``train+valid``.
     """
 
     state_file: Path | None = None
+    trained_on: str = "train"
     _loaders: tuple[Any, ...] = ()
 
     def __init__(self, config: Any, model: torch.nn.Module) -> None:
