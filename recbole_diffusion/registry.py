@@ -29,6 +29,7 @@ class Model:
         protocol: evaluation protocol where the user names none; None leaves RecBole's defaults.
         trainer: module in ``recbole_diffusion.adapter.trainer`` that has the class ``<name>Trainer``, for a model that
             RecBole's own trainer cannot train; empty: RecBole's.
+        packs: a sequential model that can train at all positions of a sequence (``train_positions``).
         reads_history: trains on whole user rows of the interaction matrix, not on single interactions.
         stock_yaml: the RecBole model whose YAML file this one reads (for RecBole's own classes under another name).
     """
@@ -39,6 +40,7 @@ class Model:
     module: str = ""
     protocol: str | None = None
     trainer: str = ""
+    packs: bool = False
     reads_history: bool = False
     stock_yaml: str | None = None
 
@@ -75,8 +77,9 @@ MODELS = {
         _general("TDiffRec", "diffusion", module="diffrec"),
         _general("LDiffRec", "diffusion", trainer="ldiffrec"),
         _general("LTDiffRec", "diffusion", module="ldiffrec", trainer="ldiffrec"),
-        _sequential("DreamRec", "diffusion"),
-        _sequential("SASRecBCE", "sequential"),
+        _sequential("DreamRec", "diffusion", packs=True),
+        _sequential("PackedSASRec", "sequential", packs=True),
+        _sequential("PackedGRU4Rec", "sequential", packs=True),
         _general("CFGAN", "GAN", trainer="gan"),
         _general("AAE", "GAN", trainer="gan"),
         _general("IRGAN", "GAN", trainer="gan"),

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "diffusion": {"diffusion"},
     "convert": {"convert", "settings"},
     "model": {"model", "diffusion"} | LIGHT,
-    "adapter": {"adapter"} | LIGHT,
+    "adapter": {"adapter", "model"} | LIGHT,
     "benchmark": {"benchmark", "adapter"} | LIGHT,
     "speed": {"speed", "benchmark", "adapter", "model", "diffusion"} | LIGHT,
     "analysis": {"analysis", "adapter", "model", "diffusion"} | LIGHT,

@@ -14,6 +14,8 @@ SMALL = QUIET | {"epochs": 6, "eval_step": 1, "stopping_step": 10}
 JOBS = {
     "DiffRec": ("checkerboard", {"dims_dnn": [8], "steps": 3}),
     "DreamRec": ("circles", {"hidden_size": 8, "steps": 5}),
+    # Windows shorter than the sequences: the cuts of each epoch are drawn, too.
+    "PackedSASRec": ("circles", {"hidden_size": 8, "inner_size": 8, "loss": "bce", "MAX_ITEM_LIST_LENGTH": 3}),
     "CFGAN": ("checkerboard", {"g_hidden": [8], "d_hidden": [8], "g_steps": 2, "learning_rate": 0.01}),
     "BPR": ("checkerboard", {}),  # negatives come from numpy's global generator
 }

@@ -57,4 +57,7 @@ def show_validation_items(model: Any, train: Any, valid: Any) -> None:
 
 def training_and_validation(train: Any, valid: Any) -> Any:
     """RecBole ``Dataset`` of the two parts, training rows first."""
-    return train.copy(cat_interactions([train.inter_feat, valid.inter_feat]))
+    rows = valid.inter_feat[:]
+    for field in set(rows.columns) - set(train.inter_feat.columns):
+        rows.drop(field)  # histories, which training rows may get only when they are read (sequences.py)
+    return train.copy(cat_interactions([train.inter_feat, rows]))

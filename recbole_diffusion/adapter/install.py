@@ -9,6 +9,7 @@ from recbole_diffusion.adapter import repairs
 # RecBole's modules do not import on today's numpy, ray and setuptools until they are repaired.
 repairs.apply()
 
+import recbole.data.dataset  # noqa: E402
 import recbole.data.utils  # noqa: E402
 import recbole.model.general_recommender  # noqa: E402
 import recbole.model.sequential_recommender  # noqa: E402
@@ -27,6 +28,7 @@ from recbole_diffusion.adapter import (  # noqa: E402
     precision,
     processes,
     seen_items,
+    sequences,
     time_order,
     time_split,
 )
@@ -56,6 +58,8 @@ def install() -> None:
         trainer = lookup.named_trainer(model)
         if trainer is not None and not hasattr(recbole.trainer, trainer.__name__):
             setattr(recbole.trainer, trainer.__name__, trainer)  # where RecBole's get_trainer looks first
+        if model.packs:  # where RecBole's create_dataset looks first
+            setattr(recbole.data.dataset, f"{model.name}Dataset", sequences.SequenceDataset)
 
 
 def _alias(model: Model) -> None:

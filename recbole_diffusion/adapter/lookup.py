@@ -10,7 +10,7 @@ import recbole.data.utils
 import recbole.quick_start.quick_start
 import recbole.utils
 
-from recbole_diffusion.adapter import loaders
+from recbole_diffusion.adapter import loaders, sequences
 from recbole_diffusion.registry import MODELS, Model, closest, find, model_of, stock_models
 from recbole_diffusion.settings import SettingsError
 
@@ -52,6 +52,8 @@ def get_dataloader(config: Any, phase: str) -> Any:
         return recbole.data.utils.UserDataLoader
     if phase == "train" and model.reads_history:
         return loaders.HistoryDataLoader
+    if phase == "train" and model.packs and config["train_positions"] == "all":
+        return sequences.SequenceDataLoader
     if phase != "train" and model.reads_history and config["eval_args"]["mode"][phase] == "full":
         return loaders.UserBatchEvalDataLoader
     return _stock_get_dataloader(config, phase)

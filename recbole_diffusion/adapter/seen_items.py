@@ -114,18 +114,23 @@ class SeenItems:
         list_field = rows.iid_field + rows.config["LIST_SUFFIX"]
         self.histories = rows.inter_feat[list_field].numpy()
         self.targets = rows.inter_feat[rows.iid_field].numpy()
-        user, item, history = (
-            np.concatenate([part.inter_feat[field].numpy() for part in parts])
-            for field in (rows.uid_field, rows.iid_field, list_field)
+        user, item = (
+            np.concatenate([part.inter_feat[field].numpy() for part in parts]) for field in (rows.uid_field, rows.iid_field)
         )
-        begin = sum(len(part) for part in parts[: next(i for i, part in enumerate(parts) if part is rows)])
+        begins = np.cumsum([0, *(len(part) for part in parts)])
+        begin = next(begins[i] for i, part in enumerate(parts) if part is rows)
         # What each user had, in order: the history of the first row, then the targets.
         order = np.argsort(user, kind="stable")
         first = order[np.unique(user[order], return_index=True)[1]]
-        opening, place = np.nonzero(history[first])
+        history = np.zeros((len(first), self.histories.shape[1]), dtype=self.histories.dtype)
+        for part, before, after in zip(parts, begins, begins[1:], strict=False):
+            inside = (before <= first) & (first < after)
+            if inside.any():  # read row by row: training rows may not keep their histories (sequences.py)
+                history[inside] = part[torch.from_numpy(first[inside] - before)][list_field].numpy()
+        opening, place = np.nonzero(history)
         owner = np.concatenate([user[first][opening], user])
         had = np.argsort(owner, kind="stable")
-        self.items = np.concatenate([history[first][opening, place], item])[had]
+        self.items = np.concatenate([history[opening, place], item])[had]
         where = np.empty(len(had), dtype=np.int64)
         where[had] = np.arange(len(had))
         self.stop = where[len(opening) + begin :][: len(rows)]

@@ -81,7 +81,7 @@ def elbo_of(
     model = copy.deepcopy(model).double().eval()
     seed = model.noise_seed if seed is None else seed
     part = data._dataset
-    all_rows = part.inter_feat if sequential else _users_with_row(model, part)
+    all_rows = part if sequential else _users_with_row(model, part)
     if not len(all_rows):
         raise SettingsError(f"dataset {part.dataset_name!r}: the part has no row to compute likelihood terms of")
     chosen = torch.randperm(len(all_rows), generator=torch.Generator().manual_seed(seed))[:rows].sort().values

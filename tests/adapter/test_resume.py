@@ -41,6 +41,9 @@ ON_ROWS = {
 }
 ON_HISTORIES = {
     "DreamRec": {"hidden_size": 8, "steps": 5},
+    # Windows shorter than the sequences: the cuts of each epoch are drawn, as negatives are.
+    "PackedSASRec": TRANSFORMER | {"loss": "bce", "MAX_ITEM_LIST_LENGTH": 3},
+    "PackedGRU4Rec": {"embedding_size": 8, "hidden_size": 8, "MAX_ITEM_LIST_LENGTH": 3},
     "SASRec": NONE | TRANSFORMER,
     "GRU4Rec": NONE | {"embedding_size": 8, "hidden_size": 8, "num_layers": 1},
     "S3Rec": TRANSFORMER | {"item_attribute": "kind", "pretrain_epochs": 4, "save_step": 1},

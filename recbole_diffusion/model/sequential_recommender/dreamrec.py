@@ -6,8 +6,6 @@ import dataclasses
 from typing import Any
 
 import torch
-from recbole.model.abstract_recommender import SequentialRecommender
-from recbole.utils import InputType
 from torch import nn
 
 from recbole_diffusion.diffusion.denoisers import ACTIVATIONS, ConditionedDenoiser
@@ -22,14 +20,15 @@ from recbole_diffusion.diffusion.timesteps import UniformTimesteps
 from recbole_diffusion.model.accelerate import accelerate, aligned_rows
 from recbole_diffusion.model.derived import DerivedFromWeights
 from recbole_diffusion.model.diagnostics import collapse
-from recbole_diffusion.model.sequential_recommender.encoder import HistoryEncoder
+from recbole_diffusion.model.sequential_recommender.causal import CausalRecommender, CausalSettings
 from recbole_diffusion.model.sequential_recommender.official_encoder import OfficialEncoder
+from recbole_diffusion.model.sequential_recommender.transformer import CausalTransformer
 from recbole_diffusion.model.topk import chunked_topk
-from recbole_diffusion.settings import Settings, SettingsError, setting
+from recbole_diffusion.settings import SettingsError, setting
 
 
 @dataclasses.dataclass(frozen=True)
-class DreamRecSettings(Settings):
+class DreamRecSettings(CausalSettings):
     """Types and ranges; meanings and defaults are in ``properties/model/DreamRec.yaml``."""
 
     steps: int = setting(ge=1)
@@ -75,7 +74,7 @@ class DreamRecSettings(Settings):
             raise SettingsError(f"noise_schedule = {self.noise_schedule!r}: {error}") from error
 
 
-class DreamRec(DerivedFromWeights, SequentialRecommender):
+class DreamRec(DerivedFromWeights, CausalRecommender):
     """DreamRec (NeurIPS 2023): generates the embedding of the ideal next item, guided by the history.
 
     Training is Algorithm 1, generation Algorithm 2 of the paper; an item's score is its inner product with the generated
@@ -93,12 +92,11 @@ class DreamRec(DerivedFromWeights, SequentialRecommender):
     ``encoder = official`` is the official history encoder, and :func:`~.official_encoder.from_official` brings its weights.
     The default, ``transformer``, is a standard pre-norm Transformer layer and differs from it in that keys and values are
     normalised too; the attention has an output projection, no biases of keys and values, and the scale of a head's width;
-    the residuals add what is not normalised; the feed-forward layer is ``inner_size`` wide, with a GELU and dropout inside;
+    the residuals add what is not normalised; the feed-forward layer is ``inner_size`` wide, with a GELU;
     there is a single LayerNorm at the end where the official code has two; layers can be stacked; and an empty history is
     encoded from the first position's embedding, where the official condition is the last LayerNorm's bias.
     """
 
-    input_type = InputType.POINTWISE
     settings_class = DreamRecSettings
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -112,7 +110,7 @@ class DreamRec(DerivedFromWeights, SequentialRecommender):
         if s.encoder == "official":
             self.encoder = OfficialEncoder(*size, s.n_heads, *dropout)
         else:
-            self.encoder = HistoryEncoder(*size, s.n_layers, s.n_heads, s.inner_size, *dropout, s.hidden_act)
+            self.encoder = CausalTransformer(*size, s.n_layers, s.n_heads, s.inner_size, *dropout, s.hidden_act)
         self.network = ConditionedDenoiser(s.hidden_size, s.denoiser)
         self.timesteps = UniformTimesteps(s.steps)
         self.process = GaussianDiffusion(s.betas())
@@ -123,11 +121,15 @@ class DreamRec(DerivedFromWeights, SequentialRecommender):
         self.register_buffer("hash_multipliers", 2 * powers + 1, persistent=False)
         accelerate(config, self.network, self.encoder)
 
+    def encode(self, items: torch.Tensor) -> torch.Tensor:
+        return self.encoder(self.item_embedding(items))
+
+    def encode_last(self, items: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+        return self.encoder.last(self.item_embedding(items), length)
+
     def condition(self, interaction: Any) -> torch.Tensor:
-        """Encoded histories ``[B, d]``."""
-        history, length = self._latest(interaction)
-        encode = self.encoder.last if self.settings.encoder == "official" else self.encoder
-        return encode(self.item_embedding(history), length)
+        """Encoded histories ``[B, d]``, of the latest ``history_length`` items."""
+        return self.encode_last(*self._latest(interaction))
 
     def _latest(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """The latest ``history_length`` items, padding on the right, and how many they are ``[B]``."""
@@ -138,15 +140,36 @@ class DreamRec(DerivedFromWeights, SequentialRecommender):
         return history.gather(1, index), length.clamp(max=kept)
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
-        """Algorithm 1: without the history with probability p_u; squared error of the predicted target embedding."""
-        x_0 = self.item_embedding(interaction[self.POS_ITEM_ID])
+        """Algorithm 1 for each target: without the history with probability p_u; squared error of its predicted embedding."""
+        cond, target, _ = self.positions(interaction)
+        drop = torch.rand(len(target), 1, device=target.device) < self.settings.uncond_prob
+        t, weight = self.timesteps.sample(len(target))
+        eps = torch.randn(cond.shape, device=cond.device, dtype=self.no_history.dtype)
+        return self.denoising_loss(cond, target, drop, t, weight, eps)
+
+    def denoising_loss(
+        self,
+        cond: torch.Tensor,
+        target: torch.Tensor,
+        drop: torch.Tensor,
+        t: torch.Tensor,
+        weight: torch.Tensor,
+        eps: torch.Tensor,
+    ) -> torch.Tensor:
+        """The loss for given draws.
+
+        Args:
+            cond: encoded histories ``[N, d]``.
+            target: items ``[N]``.
+            drop: bool ``[N, 1]``, where the history is not seen.
+            t: steps ``[N]``.
+            weight: T times the probability of each step ``[N]``.
+            eps: noise ``[N, d]``.
+        """
+        x_0 = self.item_embedding(target)
         if not self.settings.target_gradient:
             x_0 = x_0.detach()
-        cond = self.condition(interaction)
-        drop = torch.rand(len(x_0), 1, device=x_0.device) < self.settings.uncond_prob
         cond = torch.where(drop, self.no_history, cond)
-        t, weight = self.timesteps.sample(len(x_0))
-        eps = torch.randn_like(x_0)
         x_t = self.process.q_sample(x_0, t, eps)
         output = self.network(x_t, cond, t)
         losses = training_loss(self.process, self.settings.mean_type, output, x_0, eps, x_t, t, reweight=False)
