@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import glob
 import sys
 from collections.abc import Sequence
 from logging import Logger, getLogger
@@ -12,15 +12,17 @@ from typing import Any
 
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
+from recbole.trainer import Trainer
 from recbole.utils import get_environment, get_trainer, init_logger, init_seed, set_color
 
-from recbole_diffusion.adapter.checkpoint import load_weights
+from recbole_diffusion.adapter.checkpoint import load_checkpoint, load_weights, settings_of
 from recbole_diffusion.adapter.config import build_config, check_dataset
 from recbole_diffusion.adapter.eval_input import show_validation_items
 from recbole_diffusion.adapter.lookup import get_model
+from recbole_diffusion.adapter.pickles import trust_pickles
 from recbole_diffusion.adapter.refit import BOTH_PARTS, selected_epochs, union_loader
 from recbole_diffusion.adapter.trainer import tracked
-from recbole_diffusion.benchmark.record import Run, best_epoch, make_record, settings_hash, write_record
+from recbole_diffusion.benchmark.record import Run, best_epoch, make_record, settings_hash, what_counts, write_record
 from recbole_diffusion.settings import SettingsError
 
 
@@ -32,6 +34,7 @@ def run_recbole_diffusion(
     *,
     record: str | Path | None = None,
     resume: bool = False,
+    trust_pickle: bool = False,
     command: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Trains and evaluates a model, ours or RecBole's.
@@ -43,6 +46,7 @@ def run_recbole_diffusion(
         config_dict: settings; these win over the files.
         record: file for the JSON record.
         resume: keep the training state at every epoch, and go on from it if an earlier run left one.
+        trust_pickle: read pickled data sets, data loaders and pretrained models, which **can run any code**.
         command: the command line, for the record.
 
     Returns:
@@ -55,7 +59,8 @@ def run_recbole_diffusion(
     check_dataset(config)
     if record is not None:
         Path(record).parent.mkdir(parents=True, exist_ok=True)
-    return run(config, record=record, resume=resume, command=command or sys.argv)
+    with trust_pickles(trust_pickle):
+        return run(config, record=record, resume=resume, command=command or sys.argv)
 
 
 def run(
@@ -77,21 +82,20 @@ def run(
     file = Path(config["checkpoint_dir"]) / f"{config['model']}-{config['dataset']}-{settings_hash(config)}"
 
     both_data = union_loader(config, dataset, *parts.values()) if config["refit"] else None
-    selection = _read_selection(file) if resume and config["refit"] else None
-    if selection is None:
-        trainer = _make_trainer(config, parts["train"], file, resume)
-        logger.info(trainer.model)
-        _, valid = trainer.fit(train_data, valid_data, show_progress=config["show_progress"])
-        selection = {"curve": trainer.curve, "valid": dict(valid or {})}
-    refitted = None
+
+    trainer = _make_trainer(config, parts["train"], file, resume)
+    logger.info(trainer.model)
+    if trainer.state_file is not None:
+        _warn_of_other_states(config, trainer.state_file, logger)
+    _, valid = trainer.fit(train_data, valid_data, show_progress=config["show_progress"])
+    curve, state_files, refitted = trainer.curve, [trainer.state_file], None
     if both_data is not None:
-        if resume:
-            write_record(selection, _selection_file(file))
-        epochs = selected_epochs(best_epoch(selection["curve"], config["valid_metric_bigger"]), config)
+        epochs = selected_epochs(best_epoch(curve, config["valid_metric_bigger"]), config)
         logger.info(set_color("Training anew", "blue") + f" on training and validation parts: {epochs} epochs")
         trainer = _make_trainer(config, both_data._dataset, file.with_name(f"{file.name}-refit"), resume)
         trainer.epochs, trainer.trained_on = epochs, BOTH_PARTS
         trainer.fit(both_data, show_progress=config["show_progress"])
+        state_files.append(trainer.state_file)
         refitted = {"epochs": epochs, "curve": trainer.curve}
 
     started = perf_counter()
@@ -104,22 +108,23 @@ def run(
         config=config,
         model=trainer.model,
         parts=parts,
-        curve=selection["curve"],
+        curve=curve,
         checkpoint=trainer.saved_model_file,
-        valid=selection["valid"],
+        valid=dict(valid or {}),
         refit=refitted,
         test=dict(test or {}),
         test_eval_s=perf_counter() - started,
         command=list(command),
     )
     logger.info("The running environment of this training is as follows:\n" + get_environment(config).draw())
-    logger.info(set_color("best valid ", "yellow") + f": {finished.valid}")
+    logger.info(set_color("best valid ", "yellow") + f": {valid}")
     logger.info(set_color("test result", "yellow") + f": {test}")
 
     result = make_record(finished)
     if record is not None:
         write_record(result, Path(record))
-    _selection_file(file).unlink(missing_ok=True)
+    for state_file in filter(None, state_files):  # kept until now: a kill during the evaluation must not cost the training
+        state_file.unlink(missing_ok=True)
     return result
 
 
@@ -130,19 +135,33 @@ def _make_trainer(config: Config, data: Any, file: Path, resume: bool) -> Any:
     model = get_model(config["model"])(config, data).to(config["device"])
     trainer = tracked(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
     trainer.saved_model_file = str(file.with_name(f"{file.name}.pth"))
-    trainer.state_file = file.with_name(f"{file.name}.resume.pth") if resume else None
+    if resume and isinstance(trainer, Trainer):  # the tree libraries train in one call, between whose rounds we cannot stop
+        trainer.state_file = file.with_name(f"{file.name}.resume.pth")
     return trainer
 
 
-def _selection_file(file: Path) -> Path:
-    """Where a run that trains anew keeps what it has selected, until it has ended."""
-    return file.with_name(f"{file.name}.selected.json")
-
-
-def _read_selection(file: Path) -> dict[str, Any] | None:
-    """What an earlier run had selected when it was killed."""
-    kept = _selection_file(file)
-    return json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None
+def _warn_of_other_states(config: Config, file: Path, logger: Logger) -> None:
+    """Says so where there is a training state of the same model and data set, but of other settings."""
+    if file.exists():
+        return
+    settings = what_counts(settings_of(config))
+    for other in sorted(file.parent.glob(f"{glob.escape(config['model'])}-*.resume.pth")):
+        try:
+            state = load_checkpoint(other, "cpu")
+        except ValueError:
+            continue
+        if (state["model"], state["dataset"]) != (config["model"], config["dataset"]):
+            continue
+        kept = what_counts(state["settings"])
+        differing = [
+            f"{key} = {kept.get(key)!r} there, {settings.get(key)!r} here"
+            for key in sorted({*kept, *settings})
+            if kept.get(key) != settings.get(key)
+        ]
+        logger.warning(
+            f"resume: this run starts from the beginning. {other} is the state of a run under other settings "
+            f"({'; '.join(differing)}); give those to go on from it"
+        )
 
 
 def _load_data(config: Config, logger: Logger) -> tuple[Any, tuple[Any, Any, Any]]:

@@ -6,7 +6,7 @@ else as tensors and plain data (:mod:`recbole_diffusion.adapter.codec`), and are
 :func:`install` makes RecBole's trainers use them. A checkpoint that RecBole itself wrote is read on request only.
 
 Reading somebody else's checkpoint runs none of its content: no pickle, no ``eval`` (:mod:`recbole_diffusion.adapter.repairs`),
-and no pickled file that its settings point to.
+and no pickled file that its settings point to (:mod:`recbole_diffusion.adapter.pickles`).
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import zipfile
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from logging import getLogger
 from typing import Any
 
-import numpy as np
+import recbole.data
 import recbole.quick_start
 import recbole.quick_start.quick_start
 import torch
 from recbole.config import Config
-from recbole.data import create_dataset, data_preparation
 from recbole.trainer import trainer as trainers
 from recbole.utils import init_logger, init_seed, set_color
 
@@ -33,6 +32,7 @@ from recbole_diffusion.adapter import refit
 from recbole_diffusion.adapter.codec import decode, encode, plain
 from recbole_diffusion.adapter.config import ignore_command_line, known_keys
 from recbole_diffusion.adapter.patch import replace
+from recbole_diffusion.adapter.pickles import kind_of, trust_pickles
 from recbole_diffusion.registry import find
 from recbole_diffusion.settings import parse_setting
 
@@ -140,6 +140,7 @@ def save_checkpoint(
     else:
         state |= {"state_dict": encode(model.state_dict(), "state_dict")}
         state |= {"other_parameter": _other_parameter(model)} | _optimizers(trainer)
+        state |= {"attributes": encode(_changed_attributes(trainer), "attributes")}
     if taken := set(extra or {}) & set(state):
         raise ValueError(f"extra of checkpoint {file} holds {sorted(taken)}: allowed are keys not in {sorted(state)}")
     state |= encode(extra or {}, "extra")
@@ -172,6 +173,52 @@ def _optimizers(trainer: Any) -> dict[str, Any]:
     }
 
 
+def _attributes(model: Any) -> dict[str, Any]:
+    """The numbers and tensors among the plain attributes of the model's modules, as ``<path of the module>.<name>``.
+
+    ``state_dict`` has parameters and buffers only, and ``other_parameter`` what RecBole's author has thought of.
+    """
+    other = set(getattr(model, "other_parameter_name", ()))
+    return {
+        f"{path}.{name}": value
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, (bool, int, float, torch.Tensor)) and not (path == "" and name in other)
+    }
+
+
+def _note_attributes(original: Callable[..., None]) -> Callable[..., None]:
+    """Notes what the attributes are when the trainer is made, which is before training changes any."""
+
+    def init(self: Any, config: Any, model: Any) -> None:
+        original(self, config, model)
+        attributes = _attributes(model) if isinstance(model, torch.nn.Module) else {}
+        self._attributes_before = {
+            key: (weakref.ref(value), value._version) if isinstance(value, torch.Tensor) else value
+            for key, value in attributes.items()
+        }
+
+    return init
+
+
+def _changed_attributes(trainer: Any) -> dict[str, Any]:
+    """The plain attributes that training has changed: the step of an annealing (MultiVAE), an attention matrix (KGAT).
+
+    The other ones stay out, so that settings that a resumed training changes (another weight of a loss, say) are not changed
+    back. So do those that were neither number nor tensor before: caches, mostly.
+    """
+    changed = {}
+    for key, value in _attributes(trainer.model).items():
+        before = trainer._attributes_before.get(key)
+        if isinstance(value, torch.Tensor):
+            same = not isinstance(before, tuple) or (before[0]() is value and before[1] == value._version)
+        else:
+            same = before is None or isinstance(before, tuple) or before == value
+        if not same:
+            changed[key] = value
+    return changed
+
+
 def load_checkpoint(
     file: str | os.PathLike[str], map_location: Any = None, trust_pickle: bool = False
 ) -> dict[str, Any]:
@@ -184,8 +231,9 @@ def load_checkpoint(
 
     Returns:
         The entries of the file, decoded: ``model, dataset, settings, trained_on, epoch, cur_step, best_valid_score,
-        best_valid_result, state_dict, other_parameter, optimizer, optimizers`` and any extra ones. RecBole's format has
-        ``config`` in place of the first three, and neither ``trained_on`` nor ``best_valid_result`` nor ``optimizers``.
+        best_valid_result, state_dict, other_parameter, attributes, optimizer, optimizers`` and any extra ones. RecBole's
+        format has ``config`` in place of the first three, and no ``trained_on``, ``best_valid_result``, ``attributes`` or
+        ``optimizers``.
 
     Raises:
         FileNotFoundError: no such file.
@@ -194,7 +242,7 @@ def load_checkpoint(
     path = os.fspath(file)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no checkpoint file {path!r}")
-    kind, state = _kind(path), None
+    kind, state = kind_of(path), None
     try:
         if kind == "archive":
             with contextlib.suppress(pickle.UnpicklingError):  # holds more than tensors and plain data
@@ -213,24 +261,6 @@ def load_checkpoint(
             "trust its writer, use recbole_diffusion.adapter.checkpoint.load_data_and_model(file, trust_pickle=True)"
         )
     raise ValueError(f"{path!r} is not a checkpoint of format {FORMAT}, or it is damaged")
-
-
-def _kind(path: str) -> str | None:
-    """What a file looks like: a torch ``"archive"``, a bare ``"pickle"``, or None.
-
-    Only an archive may go to ``torch.load`` unasked: for TorchScript archives and tar files, torch before 2.6 forgets
-    that it was told ``weights_only=True`` (CVE-2025-32434).
-    """
-    with open(path, "rb") as file:
-        start = file.read(4)
-    if start != b"PK\x03\x04":
-        return "pickle" if start[:1] == b"\x80" else None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = {name.rpartition("/")[2] for name in archive.namelist()}
-    except zipfile.BadZipFile:
-        return None
-    return "archive" if "data.pkl" in names and "constants.pkl" not in names else None
 
 
 def load_data_and_model(
@@ -257,10 +287,10 @@ def load_data_and_model(
     init_logger(config)
     logger = getLogger()
     logger.info(config)
-    with contextlib.nullcontext() if trust_pickle else _no_pickles(config):
-        dataset = create_dataset(config)
+    with trust_pickles(trust_pickle):
+        dataset = recbole.data.create_dataset(config)
         logger.info(dataset)
-        train_data, valid_data, test_data = data_preparation(config, dataset)
+        train_data, valid_data, test_data = recbole.data.data_preparation(config, dataset)
         if checkpoint.get("trained_on") == refit.BOTH_PARTS:
             parts = (data._dataset for data in (train_data, valid_data, test_data))
             train_data = refit.union_loader(config, dataset, *parts)
@@ -270,23 +300,6 @@ def load_data_and_model(
         checkpoint = load_checkpoint(model_file, config["device"], trust_pickle)
     _load_into(model, checkpoint)
     return config, model, dataset, train_data, valid_data, test_data
-
-
-@contextlib.contextmanager
-def _no_pickles(config: Config) -> Iterator[None]:
-    """Keeps pickles unread that the settings point to: cached datasets, pretrained models, item embeddings."""
-    caches = {key: config[key] for key in ("dataset_save_path", "dataloaders_save_path")}
-    torch_load, np_load = torch.load, np.load
-    for key in caches:
-        config[key] = os.path.join(os.devnull, "none")  # RecBole looks where this says, or else in checkpoint_dir
-    torch.load = lambda *args, **kwargs: torch_load(*args, **{**kwargs, "weights_only": True})
-    np.load = lambda *args, **kwargs: np_load(*args, **{**kwargs, "allow_pickle": False})
-    try:
-        yield
-    finally:
-        torch.load, np.load = torch_load, np_load
-        for key, value in caches.items():
-            config[key] = value
 
 
 def load_weights(model: Any, file: str | os.PathLike[str], device: Any = None) -> None:
@@ -304,6 +317,7 @@ def install() -> None:
     for owner in (trainers.Trainer, trainers.DecisionTreeTrainer):
         replace(owner, "_save_checkpoint", lambda original: lambda self, *args, **kwargs: _save(self, *args, **kwargs))
         replace(owner, "_valid_epoch", _valid_epoch)
+    replace(trainers.AbstractTrainer, "__init__", _note_attributes)
     replace(trainers.Trainer, "resume_checkpoint", lambda original: _resume)
     replace(trainers.Trainer, "evaluate", _evaluate)
     replace(trainers.PretrainTrainer, "save_pretrained_model", lambda original: _save_pretrained)
@@ -328,7 +342,7 @@ def _save_pretrained(self: Any, epoch: int, saved_model_file: str) -> None:
 
 
 def _resume(self: Any, resume_file: str | os.PathLike[str]) -> None:
-    """Goes on from a checkpoint: weights, optimisers, epoch, early stopping and the best result so far."""
+    """Goes on from a checkpoint: weights, counters, optimisers, epoch, early stopping and the best result so far."""
     checkpoint = load_checkpoint(resume_file, map_location=self.device)
     self.saved_model_file = str(resume_file)
     self.start_epoch = checkpoint["epoch"] + 1
@@ -339,6 +353,9 @@ def _resume(self: Any, resume_file: str | os.PathLike[str]) -> None:
     if checkpoint["model"].lower() != self.config["model"].lower():
         self.logger.warning(f"{resume_file} is a checkpoint of {checkpoint['model']}, not of {self.config['model']}")
     _load_into(self.model, checkpoint)
+    for key, value in checkpoint.get("attributes", {}).items():
+        path, _, name = key.rpartition(".")
+        setattr(self.model.get_submodule(path), name, value)
     for name, state in {"optimizer": checkpoint["optimizer"], **checkpoint.get("optimizers", {})}.items():
         if state is not None:
             getattr(self, name).load_state_dict(state)

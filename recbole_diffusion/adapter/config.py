@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole.config import Config
+from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
 from recbole.utils import ModelType, argument_list
 
 from recbole_diffusion.adapter.eval_input import check_test_input
@@ -25,7 +26,7 @@ from recbole_diffusion.adapter.patch import replace
 from recbole_diffusion.adapter.refit import check_refit
 from recbole_diffusion.adapter.seen_items import check_mask_seen
 from recbole_diffusion.property_files import names_in, properties_dir, read_yaml
-from recbole_diffusion.registry import Model, closest, find, recbole_dir
+from recbole_diffusion.registry import closest, find, recbole_dir
 from recbole_diffusion.settings import Settings, SettingsError, setting
 
 # Keys of the plugin's own, with their defaults.
@@ -44,6 +45,13 @@ PLUGIN_KEYS: dict[str, Any] = {
 PROTOCOL_KEYS = ("eval_args", "metrics", "topk", "valid_metric", "repeatable", "test_input", "mask_seen", "refit")
 
 
+class RunConfig(Config):
+    """RecBole's ``Config`` under our own commands: RecBole's models get a protocol of ours too, so that rows can be compared.
+
+    Under stock scripts they keep RecBole's own evaluation, which ``protocol = recbole-default`` brings back here.
+    """
+
+
 def build_config(
     model: str | type,
     dataset: str,
@@ -59,7 +67,7 @@ def build_config(
         read_yaml(Path(file))
     try:
         with ignore_command_line():
-            config = Config(model=model, dataset=dataset, config_file_list=config_file_list, config_dict=config_dict)
+            config = RunConfig(model=model, dataset=dataset, config_file_list=config_file_list, config_dict=config_dict)
     except SettingsError:
         raise
     except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
@@ -108,21 +116,37 @@ def _with_our_layers(original: Callable[..., None]) -> Callable[..., None]:
         original(self, (spec.stock_yaml or "-") if spec else model, model_class, dataset)
         for key, value in PLUGIN_KEYS.items():
             self.internal_config_dict.setdefault(key, value)
-        self.internal_config_dict.update(_our_layers(self, model, spec, dataset))
+        self.internal_config_dict.update(_our_layers(self, model, model_class, dataset))
         _drop_negatives_under_ce(self)
 
     return load
 
 
-def _our_layers(config: Config, model: str, spec: Model | None, dataset: str) -> dict[str, Any]:
+def _our_layers(config: Config, model: str, model_class: type, dataset: str) -> dict[str, Any]:
     given = config.external_config_dict
     data_path = given.get("data_path", config.internal_config_dict["data_path"])
-    of_dataset = _read_all(properties_dir() / "dataset" / f"{dataset}.yaml", Path(data_path) / dataset / f"{dataset}.yaml")
+    of_dataset = _of_dataset(dataset, Path(data_path) / dataset)
     # Who names the protocol: the user, or the data set (for the parts that it brings), or the model.
     of_parts = of_dataset.get("protocol") if given.get("benchmark_filename", True) else None
-    protocol = given.get("protocol") or of_parts or (spec.protocol if spec else None)
-    of_protocol = read_yaml(protocol_file(protocol)) if protocol else {}
+    protocol = given.get("protocol") or of_parts or _default_protocol(config, model, model_class)
+    of_protocol = {} if protocol in (None, "recbole-default") else read_yaml(protocol_file(protocol))
     return of_protocol | of_dataset | _read_all(properties_dir() / "model" / f"{model}.yaml") | {"protocol": protocol}
+
+
+def _of_dataset(dataset: str, folder: Path) -> dict[str, Any]:
+    """What the YAML files of a data set say: ours, and the one in its folder."""
+    return _read_all(properties_dir() / "dataset" / f"{dataset}.yaml", folder / f"{dataset}.yaml")
+
+
+def _default_protocol(config: Config, model: str, model_class: type) -> str | None:
+    spec = find(model)
+    if spec and spec.protocol:
+        return spec.protocol
+    if isinstance(config, RunConfig) and issubclass(model_class, SequentialRecommender):
+        return "leave-one-out"
+    if isinstance(config, RunConfig) and issubclass(model_class, GeneralRecommender):
+        return "ratio-80-10-10"
+    return None
 
 
 def _read_all(*files: Path) -> dict[str, Any]:
@@ -149,10 +173,21 @@ def protocol_file(name: str) -> Path:
         return named
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
         return Path(name)
-    known = names_in("protocol")
+    known = [*names_in("protocol"), "recbole-default"]
     raise SettingsError(
         f"unknown protocol {name!r}{closest(name, known)}; known: {', '.join(known)}"
     )
+
+
+def protocol_name(config: Config) -> str:
+    """What the record calls the evaluation.
+
+    Given parts are nobody's split: unless the data set names the protocol that they are made for, they are called by what they
+    are, and the protocol only says which metrics are taken.
+    """
+    name = config["protocol"] or "recbole-default"
+    made_for = _of_dataset(config["dataset"], Path(config["data_path"])).get("protocol")
+    return f"given-parts (metrics of {name})" if config["benchmark_filename"] and name != made_for else name
 
 
 def protocol_overrides(config: Config) -> dict[str, Any]:

@@ -16,7 +16,17 @@ import recbole.quick_start.quick_start  # noqa: E402
 import recbole.trainer  # noqa: E402
 import recbole.utils.utils  # noqa: E402
 
-from recbole_diffusion.adapter import checkpoint, config, given_histories, lookup, metrics, seen_items, time_split  # noqa: E402
+from recbole_diffusion.adapter import (  # noqa: E402
+    checkpoint,
+    config,
+    given_histories,
+    lookup,
+    metrics,
+    pickles,
+    seen_items,
+    time_order,
+    time_split,
+)
 from recbole_diffusion.adapter.patch import replace  # noqa: E402
 from recbole_diffusion.registry import MODELS, Model  # noqa: E402
 
@@ -26,6 +36,8 @@ def install() -> None:
     replace(recbole.data.utils, "get_dataloader", lambda original: lookup.get_dataloader, everywhere=True)
     replace(recbole.utils.utils, "get_model", lambda original: lookup.get_model, everywhere=True)
     replace(recbole.quick_start.quick_start, "run_recboles", lambda original: lookup.run_recboles, everywhere=True)
+    pickles.install()
+    time_order.install()
     given_histories.install()
     seen_items.install()
     time_split.install()

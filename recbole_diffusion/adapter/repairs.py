@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from recbole_diffusion.adapter.patch import replace
-from recbole_diffusion.settings import parse_setting
+from recbole_diffusion.settings import SettingsError, parse_setting
 
 _OLD_NUMPY_NAMES = {"bool": np.bool_, "bool8": np.bool_, "object": np.object_, "str": np.str_, "unicode": np.str_}
 _OLD_NUMPY_NAMES |= {"complex": np.complex128, "complex_": np.complex128, "float": np.float64, "float_": np.float64}
@@ -45,6 +45,7 @@ def apply() -> None:
     silence_needless_warnings()
     parse_settings_safely()
     name_kd_teacher_safely()
+    read_tuning_choices_safely()
     use_current_grad_scaler()
     collect_counts()
     count_popularity()
@@ -275,6 +276,22 @@ def name_kd_teacher_safely() -> None:
         return networks[name]
 
     replace(module, "eval", lambda original: named_network)
+
+
+def read_tuning_choices_safely() -> None:
+    """Keeps HyperTuning from running its parameter file as code.
+
+    Symptom: trainer/hyper_tuning.py:239 calls ``eval`` on the list of a ``choice``.
+    """
+    from recbole.trainer import hyper_tuning as module
+
+    def choices(text: str) -> list[Any]:
+        value = parse_setting(text)
+        if not isinstance(value, (list, tuple)):
+            raise SettingsError(f"choice {text!r}: must be a list of values, such as [0.1,0.01] or ['a','b']")
+        return list(value)
+
+    replace(module, "eval", lambda original: choices)
 
 
 def use_current_grad_scaler() -> None:

@@ -86,10 +86,13 @@ def _data(rows: dict[str, list[Record]]) -> str:
 
 
 def _results(spec: Spec, dataset: str, rows: dict[str, list[Record]]) -> list[str]:
-    metrics = spec.metrics[dataset]
+    quoted = spec.published.get(dataset, [])
+    known = {name for row in quoted for name in row}
+    known.update(name for records in rows.values() for record in records for name in record["test"])
+    metrics = [metric for metric in spec.metrics[dataset] if metric in known]  # a column needs a row that has it
     heading = ["row", "source", "seeds", "valid", *metrics, "best epoch", "minutes", "evaluation s", "run"]
     table = []
-    for published in spec.published.get(dataset, []):
+    for published in quoted:
         cells = [_quoted(published.get(metric)) for metric in metrics]
         table.append([published["row"], published["source"], "", "", *cells, "", "", "", ""])
     for name, records in rows.items():

@@ -19,7 +19,7 @@ import psutil
 import torch
 
 from recbole_diffusion.adapter.checkpoint import settings_of
-from recbole_diffusion.adapter.config import PLUGIN_KEYS, protocol_overrides
+from recbole_diffusion.adapter.config import PLUGIN_KEYS, protocol_name, protocol_overrides
 from recbole_diffusion.version import __version__
 
 # Settings that say where a run writes or what it prints, not what it computes.
@@ -72,7 +72,7 @@ def make_record(run: Run) -> dict[str, Any]:
     record = {
         "model": config["model"],
         "dataset": config["dataset"],
-        "protocol": config["protocol"] or "recbole-default",
+        "protocol": protocol_name(config),
         "protocol_overrides": protocol_overrides(config),
         "seed": config["seed"],
         "settings_hash": settings_hash(config),
@@ -133,10 +133,21 @@ def write_record(record: dict[str, Any], file: Path) -> None:
 
 def settings_hash(config: Any) -> str:
     """Ten hexadecimal digits that name the settings of a run, whatever the machine and the folder."""
-    settings = {key: value for key, value in settings_of(config).items() if key not in _BESIDE_THE_POINT}
-    settings = {key: value for key, value in settings.items() if key not in _LATER_KEYS or value != _LATER_KEYS[key]}
+    settings = what_counts(settings_of(config))
     settings |= {"model": config["model"], "dataset": config["dataset"]}
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+def what_counts(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that the result depends on: not those that say where a run writes or what it prints.
+
+    A key of the plugin that is newer than the first records is left out while it is at its default.
+    """
+    return {
+        key: value
+        for key, value in settings.items()
+        if key not in _BESIDE_THE_POINT and (key not in _LATER_KEYS or value != _LATER_KEYS[key])
+    }
 
 
 def masks_seen(settings: dict[str, Any]) -> bool | None:

@@ -55,8 +55,10 @@ class InteractionRows(nn.Module):
         if time_weights is not None:
             if dataset.time_field not in dataset.inter_feat:
                 raise SettingsError(f"TIME_FIELD = {dataset.time_field!r}: the data has no such field; time weights need it")
-            order = np.lexsort((np.arange(len(users)), dataset.inter_feat[dataset.time_field].numpy(), users))
-            users, items = users[order], items[order]
+            # RecBole's own sort is by exact time (adapter/time_order.py); the column itself has float32's steps of minutes.
+            ordered = dataset.inter_feat[:]
+            ordered.sort([dataset.uid_field, dataset.time_field])
+            users, items = ordered[dataset.uid_field].numpy(), ordered[dataset.iid_field].numpy() - 1
             weights = _linear_by_rank(users, *time_weights)
         # A repeated interaction keeps its last weight: CSR conversion would add them up.
         _, last = np.unique((users * dataset.item_num + items)[::-1], return_index=True)

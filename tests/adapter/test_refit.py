@@ -1,6 +1,5 @@
 """The setting refit, against runs whose training file is the training and the validation part."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -137,22 +136,22 @@ def test_a_run_killed_in_the_refit_goes_on_there(model, tmp_path):
     kill = (
         "import os, signal\nfrom recbole_diffusion.adapter.trainer import Tracked\n"
         "store = Tracked._store\n"
-        "def kill(self, data, epoch):\n"
-        "    store(self, data, epoch)\n"
+        "def kill(self, epoch, finished=False):\n"
+        "    store(self, epoch, finished)\n"
         "    if self.trained_on != 'train' and epoch == 0: os.kill(os.getpid(), signal.SIGKILL)\n"
         "Tracked._store = kill\n"
     )
     killed = subprocess.run([sys.executable, "-c", kill + code], capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    kept = sorted(file.name.partition(".")[2] for file in (tmp_path / "killed").iterdir())
-    assert kept == ["pth", "pth", "resume.pth", "selected.json"]
+    selected, refitted = sorted((tmp_path / "killed").glob("*.resume.pth"), key=lambda file: "refit" in file.name)
+    assert "refit" in refitted.name
 
-    times = json.loads(next((tmp_path / "killed").glob("*.selected.json")).read_text())["curve"]
+    times = load_checkpoint(selected)["resume"]["curve"]
     resumed = run_recbole_diffusion(model, "parts", None, killed_job, resume=True)
     assert resumed["curve"] == times  # the very seconds: it was not trained again
     assert [resumed[key] for key in ("valid", "test", "best_epoch")] == [whole[key] for key in ("valid", "test", "best_epoch")]
     assert [e["train_loss"] for e in resumed["refit"]["curve"]] == [e["train_loss"] for e in whole["refit"]["curve"]]
-    assert not list((tmp_path / "killed").glob("*.selected.json")) and not list((tmp_path / "killed").glob("*.resume.pth"))
+    assert not list((tmp_path / "killed").glob("*.resume.pth"))
 
 
 @pytest.mark.parametrize(

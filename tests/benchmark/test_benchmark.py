@@ -157,7 +157,8 @@ def test_page_by_hand(tmp_path):
     rows = [{"row": name, "model": "EASE", "dataset": "toy"} for name in ("A", "B")]
     file = tmp_path / "page.yaml"
     published = {"toy": [{"row": "theirs", "source": "paper", "ndcg@10": 0.5}]}
-    file.write_text(yaml.safe_dump({"title": "T", "metrics": {"toy": ["ndcg@10"]}, "rows": rows, "published": published}))
+    metrics = {"toy": ["ndcg@10", "gini@10"]}
+    file.write_text(yaml.safe_dump({"title": "T", "metrics": metrics, "rows": rows, "published": published}))
     page = make_page(read_spec(str(file)), [record("A", 2, 0.3, 0.25, diagnostics={"rank": 4.0}), record("A", 1, 0.1, 0.15)])
     lines = page.splitlines()
     assert "| theirs | paper |  |  | 0.5 |  |  |  |  |" in lines
@@ -166,6 +167,10 @@ def test_page_by_hand(tmp_path):
     assert not any(line.startswith("| B ") for line in lines)
     assert "Diagnostics" not in page  # only one of the two has some
     assert "Evaluation: seen items masked, not refitted, sees the training items." in page
+    assert "gini@10" not in page  # no row has it
+    with_gini = record("A", 1, 0.1, 0.1)
+    with_gini["test"]["gini@10"] = 0.9
+    assert "| 0.1000 | 0.9000 |" in make_page(read_spec(str(file)), [with_gini])
     assert "ours, changed tree" in make_page(read_spec(str(file)), [record("A", 1, 0.1, 0.1, dirty=True)])
 
 

@@ -11,7 +11,6 @@ from recbole.utils import InputType
 from torch.nn.functional import softplus
 
 from recbole_diffusion.model.accelerate import accelerate
-from recbole_diffusion.model.coverage import item_coverage
 from recbole_diffusion.model.derived import DerivedFromWeights
 from recbole_diffusion.model.interaction_rows import InteractionRows
 from recbole_diffusion.model.layers import mlp
@@ -54,7 +53,8 @@ class CFGAN(DerivedFromWeights, RowScorer, GeneralRecommender):
 
     Departures from the paper: G's adversarial loss is the non-saturating one, not ``log(1 - D)``. ``k`` and ``z`` are given
     as shares of a row's zeros. The "G-steps" and "D-steps" of its algorithm are read as passes over all rows: an epoch is
-    ``g_steps`` passes of G, then ``d_steps`` passes of D, on masks that are drawn once per epoch. ``weight_decay`` is the
+    ``g_steps`` passes of G, then ``d_steps`` passes of D, on masks that are drawn once per epoch, and the paper's 1000 epochs
+    are 1000 passes of G, 250 epochs here, where the default stops. ``weight_decay`` is the
     coefficient of half the squared norm of all weights and biases. From the official code: ``k`` and ``z`` are drawn
     independently of each other, as the paper says (there they are drawn alike), and the epoch is chosen on validation.
     Rows without interactions are not trained on.
@@ -77,8 +77,8 @@ class CFGAN(DerivedFromWeights, RowScorer, GeneralRecommender):
 
     def read_histories(self, dataset: Any) -> None:
         """Takes the matrix from another part of the data (see :mod:`recbole_diffusion.adapter.eval_input`)."""
-        self.history = InteractionRows.from_dataset(dataset).to(self.device)
-        self.rows = self.history if self.settings.mode == "user" else self.history.transposed().to(self.device)
+        by_user = InteractionRows.from_dataset(dataset)
+        self.rows = (by_user if self.settings.mode == "user" else by_user.transposed()).to(self.device)
         self._derived = None  # the items' features depend on the matrix too
 
     def draw_masks(self) -> None:
@@ -136,10 +136,6 @@ class CFGAN(DerivedFromWeights, RowScorer, GeneralRecommender):
             return torch.cat([hidden(self.rows.dense(chunk)) for chunk in items.split(_CHUNK)])
 
         return self.derived(self.generator.parameters(), features)
-
-    def diagnostics(self) -> dict[str, float]:
-        """Item coverage and concentration of the users' top 10: a collapsed generator recommends the same to all."""
-        return item_coverage(self, self.history)
 
 
 def sample_zeros(observed: torch.Tensor, ratio: float) -> torch.Tensor:

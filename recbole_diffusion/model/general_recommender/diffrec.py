@@ -75,7 +75,8 @@ class DiffRec(DerivedFromWeights, RowScorer, GeneralRecommender):
     Training is Algorithm 1, scoring Algorithm 2 of the paper.
 
     Departures from the paper: none known in the algorithm. From the official code: the factor 1/2 of Eq. 11 stands (they
-    leave it out), and the weight for eps-prediction is the one that follows from Eq. 11. From RecBole's port: defaults are
+    leave it out), and the weight for eps-prediction is the one that follows from Eq. 11; their schedule ``cosine`` is
+    ``cosine-iddpm`` here, and ``binomial`` ends at .999, theirs and RecBole's at 1/2. From RecBole's port: defaults are
     the official ones (schedule, widths, AdamW); the padding item is no column of x; the padding user and users without
     history are not trained on; the loss history is saved with the model; ``eval_batch_size`` counts users.
     ``dims_dnn`` lists the hidden widths in order, as in RecBole; the official ``[200, 600]`` is mirrored to 600-200-600.

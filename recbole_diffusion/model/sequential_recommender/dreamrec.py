@@ -23,6 +23,7 @@ from recbole_diffusion.model.accelerate import accelerate, aligned_rows
 from recbole_diffusion.model.derived import DerivedFromWeights
 from recbole_diffusion.model.diagnostics import collapse
 from recbole_diffusion.model.sequential_recommender.encoder import HistoryEncoder
+from recbole_diffusion.model.sequential_recommender.official_encoder import OfficialEncoder
 from recbole_diffusion.model.topk import chunked_topk
 from recbole_diffusion.settings import Settings, SettingsError, setting
 
@@ -45,6 +46,7 @@ class DreamRecSettings(Settings):
     n_samples: int = setting(ge=1)
     ranking: str = setting(choices=("inner_product", "centred"))
     denoiser: str = setting(choices=("mlp1", "mlp2"))
+    encoder: str = setting(choices=("transformer", "official"))
     history_length: int = setting(ge=1)
     hidden_size: int = setting(ge=1)
     n_layers: int = setting(ge=1)
@@ -84,10 +86,16 @@ class DreamRec(DerivedFromWeights, SequentialRecommender):
     (``target_gradient = True``), and then shrinking all embeddings to a point is the easiest way to a small loss.
 
     Departures from the official code: that default; evaluation without dropout and over every row; the padding item is
-    not ranked; any width and batch size; the encoder is a standard pre-norm Transformer layer, which normalises keys and
-    values too, with a feed-forward layer of ``inner_size``. With the linear denoiser ``mlp1``, generation is drawn in one
+    not ranked; any width and batch size. With the linear denoiser ``mlp1``, generation is drawn in one
     shot from the distribution that the steps of Algorithm 2 have (``sampler = exact``). The noise is a function of seed and
     history, so a score does not depend on the batch it is computed in.
+
+    ``encoder = official`` is the official history encoder, and :func:`~.official_encoder.from_official` brings its weights.
+    The default, ``transformer``, is a standard pre-norm Transformer layer and differs from it in that keys and values are
+    normalised too; the attention has an output projection, no biases of keys and values, and the scale of a head's width;
+    the residuals add what is not normalised; the feed-forward layer is ``inner_size`` wide, with a GELU and dropout inside;
+    there is a single LayerNorm at the end where the official code has two; layers can be stacked; and an empty history is
+    encoded from the first position's embedding, where the official condition is the last LayerNorm's bias.
     """
 
     input_type = InputType.POINTWISE
@@ -99,10 +107,12 @@ class DreamRec(DerivedFromWeights, SequentialRecommender):
         self.noise_seed = config["seed"]
         self.item_embedding = nn.Embedding(self.n_items, s.hidden_size, padding_idx=0)
         self.no_history = nn.Parameter(torch.randn(s.hidden_size))  # Phi
-        self.encoder = HistoryEncoder(
-            s.hidden_size, min(s.history_length, self.max_seq_length), s.n_layers, s.n_heads, s.inner_size,
-            s.hidden_dropout_prob, s.attn_dropout_prob, s.hidden_act,
-        )  # fmt: skip
+        size = s.hidden_size, min(s.history_length, self.max_seq_length)
+        dropout = s.hidden_dropout_prob, s.attn_dropout_prob
+        if s.encoder == "official":
+            self.encoder = OfficialEncoder(*size, s.n_heads, *dropout)
+        else:
+            self.encoder = HistoryEncoder(*size, s.n_layers, s.n_heads, s.inner_size, *dropout, s.hidden_act)
         self.network = ConditionedDenoiser(s.hidden_size, s.denoiser)
         self.timesteps = UniformTimesteps(s.steps)
         self.process = GaussianDiffusion(s.betas())
@@ -116,7 +126,8 @@ class DreamRec(DerivedFromWeights, SequentialRecommender):
     def condition(self, interaction: Any) -> torch.Tensor:
         """Encoded histories ``[B, d]``."""
         history, length = self._latest(interaction)
-        return self.encoder(self.item_embedding(history), length)
+        encode = self.encoder.last if self.settings.encoder == "official" else self.encoder
+        return encode(self.item_embedding(history), length)
 
     def _latest(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """The latest ``history_length`` items, padding on the right, and how many they are ``[B]``."""
