@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from recbole.data.interaction import cat_interactions
+from recbole.data import interaction
 from recbole.model.abstract_recommender import AutoEncoderMixin
 from recbole.model.general_recommender import EASE, ItemKNN, SLIMElastic
 
@@ -57,4 +57,4 @@ def show_validation_items(model: Any, train: Any, valid: Any) -> None:
 
 def training_and_validation(train: Any, valid: Any) -> Any:
     """RecBole ``Dataset`` of the two parts, training rows first."""
-    return train.copy(cat_interactions([train.inter_feat, valid.inter_feat]))
+    return train.copy(interaction.cat_interactions([train.inter_feat, valid.inter_feat]))

@@ -1,7 +1,7 @@
 """Makes RecBole's split at moments for all users (order ``TO``, split ``RS``, ``group_by: none``) cut between moments.
 
-RecBole 1.2.1 cuts after a number of rows, wherever that falls: where many interactions share a time (data with whole days, or
-times that float32 cannot tell apart), some of a moment are training and others validation or test.
+RecBole 1.2.1 cuts after a number of rows, wherever that falls: where many interactions share a time (in data of whole days, for
+one), some of a moment are training and others validation or test.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from recbole.data.dataset import Dataset
 
 from recbole_diffusion.adapter.patch import replace
+from recbole_diffusion.adapter.time_order import exact_time
 
 
 def install() -> None:
@@ -30,10 +31,11 @@ def _between_moments(original: Callable[..., list[Any]]) -> Callable[..., list[A
 
     @functools.wraps(original)
     def split_by_ratio(self: Any, ratios: list[float], group_by: str | None = None) -> list[Any]:
-        parts = original(self, ratios, group_by)
         if group_by is not None or self.config["eval_args"]["order"] != "TO":
-            return parts
-        times = self.inter_feat[self.time_field].numpy()
+            return original(self, ratios, group_by)
+        exact = exact_time(self.inter_feat)
+        times = (self.inter_feat[self.time_field] if exact is None else exact.time).numpy()
+        parts = original(self, ratios, group_by)
         cuts = np.cumsum([len(part) for part in parts])[:-1]
         moved = np.where(cuts < len(times), np.searchsorted(times, times[np.minimum(cuts, len(times) - 1)]), cuts)
         ends = list(zip([0, *moved], [*moved, len(times)], strict=True))
