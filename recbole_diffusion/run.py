@@ -82,20 +82,16 @@ def run(
     file = Path(config["checkpoint_dir"]) / f"{config['model']}-{config['dataset']}-{settings_hash(config)}"
 
     both_data = union_loader(config, dataset, *parts.values()) if config["refit"] else None
-
     trainer = _make_trainer(config, parts["train"], file, resume)
     logger.info(trainer.model)
-    if trainer.state_file is not None:
-        _warn_of_other_states(config, trainer.state_file, logger)
     _, valid = trainer.fit(train_data, valid_data, show_progress=config["show_progress"])
-    curve, state_files, refitted = trainer.curve, [trainer.state_file], None
+    curve, refitted = trainer.curve, None
     if both_data is not None:
         epochs = selected_epochs(best_epoch(curve, config["valid_metric_bigger"]), config)
         logger.info(set_color("Training anew", "blue") + f" on training and validation parts: {epochs} epochs")
-        trainer = _make_trainer(config, both_data._dataset, file.with_name(f"{file.name}-refit"), resume)
+        trainer = _make_trainer(config, both_data._dataset, _refit_file(file), resume)
         trainer.epochs, trainer.trained_on = epochs, BOTH_PARTS
         trainer.fit(both_data, show_progress=config["show_progress"])
-        state_files.append(trainer.state_file)
         refitted = {"epochs": epochs, "curve": trainer.curve}
 
     started = perf_counter()
@@ -117,14 +113,15 @@ def run(
         command=list(command),
     )
     logger.info("The running environment of this training is as follows:\n" + get_environment(config).draw())
-    logger.info(set_color("best valid ", "yellow") + f": {valid}")
+    logger.info(set_color("best valid ", "yellow") + f": {finished.valid}")
     logger.info(set_color("test result", "yellow") + f": {test}")
 
     result = make_record(finished)
     if record is not None:
         write_record(result, Path(record))
-    for state_file in filter(None, state_files):  # kept until now: a kill during the evaluation must not cost the training
-        state_file.unlink(missing_ok=True)
+    # Kept until now: a kill during the evaluation must not cost the training.
+    for kept in (_state_file(file), _state_file(_refit_file(file))) if resume else ():
+        kept.unlink(missing_ok=True)
     return result
 
 
@@ -136,11 +133,22 @@ def _make_trainer(config: Config, data: Any, file: Path, resume: bool) -> Any:
     trainer = tracked(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
     trainer.saved_model_file = str(file.with_name(f"{file.name}.pth"))
     if resume and isinstance(trainer, Trainer):  # the tree libraries train in one call, between whose rounds we cannot stop
-        trainer.state_file = file.with_name(f"{file.name}.resume.pth")
+        trainer.state_file = _state_file(file)
+        _warn_of_other_states(config, trainer.state_file)
     return trainer
 
 
-def _warn_of_other_states(config: Config, file: Path, logger: Logger) -> None:
+def _state_file(file: Path) -> Path:
+    """Where the training state of a run is kept until the run has ended."""
+    return file.with_name(f"{file.name}.resume.pth")
+
+
+def _refit_file(file: Path) -> Path:
+    """The name of the second training of a run that trains anew."""
+    return file.with_name(f"{file.name}-refit")
+
+
+def _warn_of_other_states(config: Config, file: Path) -> None:
     """Says so where there is a training state of the same model and data set, but of other settings."""
     if file.exists():
         return
@@ -158,7 +166,7 @@ def _warn_of_other_states(config: Config, file: Path, logger: Logger) -> None:
             for key in sorted({*kept, *settings})
             if kept.get(key) != settings.get(key)
         ]
-        logger.warning(
+        getLogger().warning(
             f"resume: this run starts from the beginning. {other} is the state of a run under other settings "
             f"({'; '.join(differing)}); give those to go on from it"
         )

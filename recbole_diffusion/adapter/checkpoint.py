@@ -232,8 +232,8 @@ def load_checkpoint(
     Returns:
         The entries of the file, decoded: ``model, dataset, settings, trained_on, epoch, cur_step, best_valid_score,
         best_valid_result, state_dict, other_parameter, attributes, optimizer, optimizers`` and any extra ones. RecBole's
-        format has ``config`` in place of the first three, and no ``trained_on``, ``best_valid_result``, ``attributes`` or
-        ``optimizers``.
+        format has ``config`` in place of the first three, and neither ``trained_on`` nor ``best_valid_result`` nor
+        ``attributes`` nor ``optimizers``.
 
     Raises:
         FileNotFoundError: no such file.

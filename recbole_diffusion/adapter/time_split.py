@@ -1,7 +1,7 @@
 """Makes RecBole's split at moments for all users (order ``TO``, split ``RS``, ``group_by: none``) cut between moments.
 
-RecBole 1.2.1 cuts after a number of rows, wherever that falls: where many interactions share a time (in data of whole days, for
-one), some of a moment are training and others validation or test.
+RecBole 1.2.1 cuts after a number of rows, wherever that falls: where many interactions share a time, as in data with whole
+days, some of a moment are training and others validation or test.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def _between_moments(original: Callable[..., list[Any]]) -> Callable[..., list[A
     def split_by_ratio(self: Any, ratios: list[float], group_by: str | None = None) -> list[Any]:
         if group_by is not None or self.config["eval_args"]["order"] != "TO":
             return original(self, ratios, group_by)
+        # Taken before RecBole splits, since it may drop the column then (unused_col).
         exact = exact_time(self.inter_feat)
         times = (self.inter_feat[self.time_field] if exact is None else exact.time).numpy()
         parts = original(self, ratios, group_by)

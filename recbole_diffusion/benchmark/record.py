@@ -141,13 +141,10 @@ def settings_hash(config: Any) -> str:
 def what_counts(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that the result depends on: not those that say where a run writes or what it prints.
 
-    A key of the plugin that is newer than the first records is left out while it is at its default.
+    A setting that is younger than the first records, at its default, is left out as well: a run keeps its name.
     """
-    return {
-        key: value
-        for key, value in settings.items()
-        if key not in _BESIDE_THE_POINT and (key not in _LATER_KEYS or value != _LATER_KEYS[key])
-    }
+    counted = {key: value for key, value in settings.items() if key not in _BESIDE_THE_POINT}
+    return {key: value for key, value in counted.items() if key not in _LATER_KEYS or value != _LATER_KEYS[key]}
 
 
 def masks_seen(settings: dict[str, Any]) -> bool | None:
