@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from recbole.data.interaction import cat_interactions
+from recbole.data import interaction
 from recbole.model.abstract_recommender import AutoEncoderMixin
 from recbole.model.general_recommender import EASE, ItemKNN, SLIMElastic
 
@@ -60,4 +60,4 @@ def training_and_validation(train: Any, valid: Any) -> Any:
     rows = valid.inter_feat[:]
     for field in set(rows.columns) - set(train.inter_feat.columns):
         rows.drop(field)  # histories, which training rows may get only when they are read (sequences.py)
-    return train.copy(cat_interactions([train.inter_feat, rows]))
+    return train.copy(interaction.cat_interactions([train.inter_feat, rows]))

@@ -31,11 +31,12 @@ def _between_moments(original: Callable[..., list[Any]]) -> Callable[..., list[A
 
     @functools.wraps(original)
     def split_by_ratio(self: Any, ratios: list[float], group_by: str | None = None) -> list[Any]:
-        parts = original(self, ratios, group_by)
         if group_by is not None or self.config["eval_args"]["order"] != "TO":
-            return parts
+            return original(self, ratios, group_by)
+        # Taken before RecBole splits, since it may drop the column then (unused_col).
         exact = exact_time(self.inter_feat)
         times = (self.inter_feat[self.time_field] if exact is None else exact.time).numpy()
+        parts = original(self, ratios, group_by)
         cuts = np.cumsum([len(part) for part in parts])[:-1]
         moved = np.where(cuts < len(times), np.searchsorted(times, times[np.minimum(cuts, len(times) - 1)]), cuts)
         ends = list(zip([0, *moved], [*moved, len(times)], strict=True))

@@ -7,11 +7,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_trainer
 
 from recbole_diffusion import load_data_and_model, run_recbole_diffusion
 from recbole_diffusion.adapter.checkpoint import load_checkpoint
 from recbole_diffusion.adapter.config import build_config
+from recbole_diffusion.adapter.eval_input import training_and_validation
+from recbole_diffusion.adapter.time_order import exact_time
 from recbole_diffusion.settings import SettingsError
 from toy import COLUMNS, QUIET, two_circles, write_inter
 
@@ -24,9 +27,10 @@ JOBS = {
     "AAE": {"hidden": [8], "latent_dimension": 4, "d_hidden": [8], "train_batch_size": 16},
     "SequentialKNN": {},
     "GRU4Rec": {"embedding_size": 8, "hidden_size": 8, "num_layers": 1, "dropout_prob": 0.1, "train_neg_sample_args": None},
+    "SASRecBCE": {"hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_heads": 1},  # sampled negatives again
     "DreamRec": {"hidden_size": 8, "steps": 5},
 }
-SEQUENTIAL = {"SequentialKNN", "GRU4Rec", "DreamRec"}
+SEQUENTIAL = {"SequentialKNN", "GRU4Rec", "SASRecBCE", "DreamRec"}
 CLOSED = {"EASE", "Pop", "SequentialKNN"}
 
 
@@ -121,6 +125,19 @@ def test_ease_is_fitted_to_both_parts(tmp_path):
         A = X[:, others]
         weights = np.linalg.solve(A.T @ A + 2.0 * np.eye(len(others)), A.T @ X[:, item])
         np.testing.assert_allclose(np.asarray(network.item_similarity)[others, item], weights, atol=1e-4)
+
+
+def test_both_parts_keep_their_exact_times(tmp_path):
+    """Times of today, one second apart: as float32, in steps of 128 s, they would be equal."""
+    write_inter(tmp_path, "s", [(u, i, 1_700_000_000 + 40 * u + i) for u in range(5) for i in range(u, u + 10)])
+    split = {"eval_args": {"split": {"RS": [0.5, 0.3, 0.2]}, "group_by": "user", "order": "TO", "mode": "full"}}
+    base = QUIET | COLUMNS | {"data_path": str(tmp_path), "topk": [1], "valid_metric": "NDCG@1"}
+    config = build_config("TEASE", "s", None, base | split)
+    train, valid, _ = data_preparation(config, create_dataset(config))
+    both = training_and_validation(train._dataset, valid._dataset)
+    names = both.id2token("item_id", both.inter_feat["item_id"].numpy()).astype(int)
+    users = both.id2token("user_id", both.inter_feat["user_id"].numpy()).astype(int)
+    np.testing.assert_array_equal(exact_time(both.inter_feat).time.numpy(), 1_700_000_000 + 40 * users + names)
 
 
 @pytest.mark.parametrize("model", ["BPR", "GRU4Rec"])

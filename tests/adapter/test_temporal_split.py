@@ -75,6 +75,14 @@ def test_a_part_without_a_moment_of_its_own_is_refused(tmp_path):
         data_preparation(config, create_dataset(config))
 
 
+def test_moments_are_told_apart_by_exact_times(tmp_path):
+    """One second apart: as float32, in steps of 128 s, all would be one moment. RecBole drops the column as it splits."""
+    write_inter(tmp_path, "t", [(i % 7, i % 20 + 1, 1_700_000_000 + i) for i in range(100)])
+    base = QUIET | COLUMNS | {"data_path": str(tmp_path), "protocol": "temporal-80-10-10"}
+    config = build_config("BPR", "t", None, base | {"unused_col": {"inter": ["timestamp"]}})
+    assert [len(data._dataset) for data in data_preparation(config, create_dataset(config))] == [80, 10, 10]
+
+
 def test_general_models_are_cut_between_moments_too(tmp_path):
     write_inter(tmp_path, "t", [(u, i, t) for u, rows in interactions(40).items() for t, i in rows])
     config = build_config("BPR", "t", None, QUIET | COLUMNS | {"data_path": str(tmp_path), "protocol": "temporal-80-10-10"})
