@@ -20,8 +20,10 @@ from recbole_diffusion.adapter.config import build_config, check_dataset
 from recbole_diffusion.adapter.eval_input import show_validation_items
 from recbole_diffusion.adapter.lookup import get_model
 from recbole_diffusion.adapter.pickles import trust_pickles
+from recbole_diffusion.adapter.processes import check_processes, launch
 from recbole_diffusion.adapter.refit import BOTH_PARTS, selected_epochs, union_loader
 from recbole_diffusion.adapter.trainer import tracked
+from recbole_diffusion.adapter.trainer.adversarial import AdversarialTrainer
 from recbole_diffusion.benchmark.record import Run, best_epoch, make_record, settings_hash, what_counts, write_record
 from recbole_diffusion.settings import SettingsError
 
@@ -57,10 +59,42 @@ def run_recbole_diffusion(
     """
     config = build_config(model, dataset, config_file_list, config_dict)
     check_dataset(config)
+    command = command or sys.argv
+    if config["nproc"] > 1:
+        _check_processes(config, resume)
     if record is not None:
         Path(record).parent.mkdir(parents=True, exist_ok=True)
+    if config["nproc"] > 1:
+        asked = (model, dataset, config_file_list, config_dict, record, command, trust_pickle)
+        return launch(_run_as_one_of_several, config["nproc"], *asked)
     with trust_pickles(trust_pickle):
-        return run(config, record=record, resume=resume, command=command or sys.argv)
+        return run(config, record=record, resume=resume, command=command)
+
+
+def _check_processes(config: Config, resume: bool) -> None:
+    """Refuses what several processes cannot do."""
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])
+    if issubclass(trainer, AdversarialTrainer):
+        trainer.check_processes(config)
+    if resume:
+        raise SettingsError(f"nproc = {config['nproc']!r}: must be 1 for resume, which keeps the state of one process")
+    check_processes(config)
+
+
+def _run_as_one_of_several(
+    settings: dict[str, Any],
+    model: str | type,
+    dataset: str,
+    config_file_list: Sequence[str | Path] | None,
+    config_dict: dict[str, Any] | None,
+    record: str | Path | None,
+    command: Sequence[str],
+    trust_pickle: bool,
+) -> dict[str, Any]:
+    """What each process of a multi-process run does; the first one writes the record."""
+    config = build_config(model, dataset, config_file_list, {**(config_dict or {}), **settings})
+    with trust_pickles(trust_pickle):
+        return run(config, record=record if settings["local_rank"] == 0 else None, command=command)
 
 
 def run(
@@ -127,8 +161,8 @@ def run(
 
 def _make_trainer(config: Config, data: Any, file: Path, resume: bool) -> Any:
     """A new model, and the trainer that keeps its checkpoint, and with ``resume`` its state, under the name ``file``."""
-    # The model's draws do not depend on how many the data, or an earlier training, took.
-    init_seed(config["seed"], config["reproducibility"])
+    # The model's draws do not depend on how many the data, or an earlier training, took; each of several processes has its own.
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     model = get_model(config["model"])(config, data).to(config["device"])
     trainer = tracked(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
     trainer.saved_model_file = str(file.with_name(f"{file.name}.pth"))

@@ -192,10 +192,9 @@ def _note_attributes(original: Callable[..., None]) -> Callable[..., None]:
 
     def init(self: Any, config: Any, model: Any) -> None:
         original(self, config, model)
-        attributes = _attributes(model) if isinstance(model, torch.nn.Module) else {}
         self._attributes_before = {
             key: (weakref.ref(value), value._version) if isinstance(value, torch.Tensor) else value
-            for key, value in attributes.items()
+            for key, value in _attributes(self.model).items()
         }
 
     return init
@@ -317,7 +316,7 @@ def install() -> None:
     for owner in (trainers.Trainer, trainers.DecisionTreeTrainer):
         replace(owner, "_save_checkpoint", lambda original: lambda self, *args, **kwargs: _save(self, *args, **kwargs))
         replace(owner, "_valid_epoch", _valid_epoch)
-    replace(trainers.AbstractTrainer, "__init__", _note_attributes)
+    replace(trainers.Trainer, "__init__", _note_attributes)
     replace(trainers.Trainer, "resume_checkpoint", lambda original: _resume)
     replace(trainers.Trainer, "evaluate", _evaluate)
     replace(trainers.PretrainTrainer, "save_pretrained_model", lambda original: _save_pretrained)
@@ -325,14 +324,15 @@ def install() -> None:
 
 
 def _save(self: Any, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
-    """Writes a checkpoint, in the first of several processes only."""
-    if not self.config["single_spec"] and self.config["local_rank"] != 0:
-        return
+    """Writes a checkpoint, in the first of several processes only; the others wait until they can read it."""
     file = kwargs.pop("saved_model_file", self.saved_model_file)
-    # RecBole says -1 for a resumed training that has nothing left to do; the file keeps its epoch.
-    save_checkpoint(self, self.start_epoch - 1 if epoch < 0 else epoch, file)
-    if verbose:
-        self.logger.info(set_color("Saving current", "blue") + f": {file}")
+    if self.config["single_spec"] or self.config["local_rank"] == 0:
+        # RecBole says -1 for a resumed training that has nothing left to do; the file keeps its epoch.
+        save_checkpoint(self, self.start_epoch - 1 if epoch < 0 else epoch, file)
+        if verbose:
+            self.logger.info(set_color("Saving current", "blue") + f": {file}")
+    if not self.config["single_spec"]:
+        torch.distributed.barrier()
 
 
 def _save_pretrained(self: Any, epoch: int, saved_model_file: str) -> None:

@@ -38,6 +38,7 @@ PLUGIN_KEYS: dict[str, Any] = {
     "mask_seen": None,  # or True, False: whether what a user has had is ranked (seen_items.py); None: as RecBole has it
     "refit": False,  # or True: test a model trained anew on the training and validation parts (refit.py)
     "matmul_precision": "highest",  # or high, medium: float32 products of our models (model/accelerate.py)
+    "nproc": 1,  # processes that train one model (processes.py)
     "torch_compile": False,  # compile our models' networks
 }
 
@@ -212,6 +213,7 @@ class TrainingSettings(Settings):
     eval_step: int = setting(ge=0)
     stopping_step: int = setting(ge=0)
     seed: int = setting(ge=0)
+    nproc: int = setting(ge=1)
 
 
 def check_config(config: Config) -> None:

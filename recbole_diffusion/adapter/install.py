@@ -23,6 +23,7 @@ from recbole_diffusion.adapter import (  # noqa: E402
     lookup,
     metrics,
     pickles,
+    processes,
     seen_items,
     time_order,
     time_split,
@@ -44,6 +45,7 @@ def install() -> None:
     config.install()
     metrics.install()
     checkpoint.install()
+    processes.install()
     # RecBole's classes of the same name are loaded before their module names point to ours.
     for model in sorted(MODELS.values(), key=lambda model: not model.stock_yaml):
         _alias(model)

@@ -62,7 +62,7 @@ def make_record(run: Run) -> dict[str, Any]:
         (metrics under RecBole's names, of the epoch that validation chose), ``epochs, best_epoch, curve`` (mean
         training loss per batch and validation score per epoch), ``epoch_s, eval_s`` (seconds; medians over epochs, and of the
         test evaluation), ``parameters, peak_memory_mib`` (of the process), ``data`` (counts, fingerprint), ``command,
-        checkpoint, revision, dirty, versions, device, threads, finished`` (where it came from), and the model's own
+        checkpoint, revision, dirty, versions, device, processes, threads, finished`` (where it came from), and the model's own
         ``diagnostics()`` if it has any.
     """
     config = run.config
@@ -97,6 +97,7 @@ def make_record(run: Run) -> dict[str, Any]:
         "versions": {"recbole_diffusion": __version__, "python": platform.python_version()}
         | {name: _version(name) for name in _LIBRARIES},
         "device": torch.cuda.get_device_name() if config["device"].type == "cuda" else platform.processor() or "cpu",
+        "processes": config["nproc"],
         "threads": torch.get_num_threads(),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
@@ -135,6 +136,8 @@ def settings_hash(config: Any) -> str:
     """Ten hexadecimal digits that name the settings of a run, whatever the machine and the folder."""
     settings = what_counts(settings_of(config))
     settings |= {"model": config["model"], "dataset": config["dataset"]}
+    if config["nproc"] > 1:  # other batches and other draws than one process has
+        settings["nproc"] = config["nproc"]
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 

@@ -17,6 +17,7 @@ examples:
   recbole-diffusion run --model=DiffRec --dataset=ml-100k --learning_rate=3e-4 --dims_dnn=[200,600]
   recbole-diffusion run --model=SASRec --protocol=leave-one-out --record=sasrec.json
   recbole-diffusion run --model=DreamRec --dataset=mine --data_path=datasets --config_files mine.yaml --resume
+  recbole-diffusion run --model=DiffRec --nproc=2
 
 Every setting of RecBole or of the model is an option, as --key=value or --key value; words in lists need no quotes of
 their own, as in --benchmark_filename=[train,valid,test]. Mistyped keys are errors;

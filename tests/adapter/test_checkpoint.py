@@ -167,11 +167,15 @@ def test_a_failed_save_leaves_the_old_file(data, monkeypatch):
 
 def test_only_the_first_process_saves(data):
     trainer = train("BPR", data).trainer
-    trainer.config["single_spec"], trainer.config["local_rank"] = False, 1
-    trainer._save_checkpoint(0, saved_model_file="second.pth")
-    assert not os.path.exists("second.pth")
-    trainer.config["local_rank"] = 0
-    trainer._save_checkpoint(0, saved_model_file="first.pth")
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        trainer.config["single_spec"], trainer.config["local_rank"] = False, 1
+        trainer._save_checkpoint(0, saved_model_file="second.pth")
+        assert not os.path.exists("second.pth")
+        trainer.config["local_rank"] = 0
+        trainer._save_checkpoint(0, saved_model_file="first.pth")
+    finally:
+        torch.distributed.destroy_process_group()
     assert load_checkpoint("first.pth")["settings"].keys() & {"single_spec", "local_rank"} == set()
 
 

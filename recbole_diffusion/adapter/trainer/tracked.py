@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from recbole_diffusion.adapter.checkpoint import load_checkpoint, save_checkpoint
+from recbole_diffusion.adapter.processes import mean_over_processes
 from recbole_diffusion.adapter.trainer.divergence import check_finite
 
 
@@ -68,7 +69,7 @@ class Tracked:
         loss = super()._train_epoch(train_data, epoch_idx, *args, **kwargs)  # type: ignore[misc]
         total = sum(loss) if isinstance(loss, tuple) else loss
         batches = max(len(train_data), 1) if hasattr(train_data, "__len__") else 1
-        mean = None if total is None else float(total) / batches
+        mean = None if total is None else mean_over_processes(float(total) / batches)
         entry = {"epoch": epoch_idx, "train_loss": mean, "train_s": perf_counter() - started}
         if losses := getattr(self, "epoch_losses", None):  # a trainer of several players: see AdversarialTrainer
             entry |= {"train_loss": sum(losses.values()), "losses": losses}
