@@ -72,6 +72,7 @@ def run_recbole_diffusion(
 
 
 def _check_processes(config: Config, resume: bool) -> None:
+    """Refuses what several processes cannot do."""
     trainer = trainer_of(config)
     if issubclass(trainer, AdversarialTrainer):
         trainer.check_processes(config)
