@@ -28,7 +28,6 @@ from recbole_diffusion.adapter import (  # noqa: E402
     precision,
     processes,
     seen_items,
-    sequences,
     time_order,
     time_split,
 )
@@ -59,7 +58,7 @@ def install() -> None:
         if trainer is not None and not hasattr(recbole.trainer, trainer.__name__):
             setattr(recbole.trainer, trainer.__name__, trainer)  # where RecBole's get_trainer looks first
         if model.packs:  # where RecBole's create_dataset looks first
-            setattr(recbole.data.dataset, f"{model.name}Dataset", sequences.SequenceDataset)
+            setattr(recbole.data.dataset, f"{model.name}Dataset", lookup.named_dataset(model))
 
 
 def _alias(model: Model) -> None:

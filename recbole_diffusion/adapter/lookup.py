@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
+import recbole.data.dataset
 import recbole.data.utils
 import recbole.quick_start.quick_start
 import recbole.utils
+from recbole.utils import ModelType
 
 from recbole_diffusion.adapter import loaders, sequences
 from recbole_diffusion.registry import MODELS, Model, closest, find, model_of, stock_models
@@ -81,6 +84,19 @@ def named_trainer(model: Model) -> type | None:
         return object.__new__(trainer) if isinstance(network, cls) else trainer_of(config)(config, network)
 
     return type(own.__name__, (own,), {"__new__": __new__, "__module__": own.__module__, "__doc__": own.__doc__})
+
+
+def named_dataset(model: Model) -> Callable[[Any], Any]:
+    """What RecBole's ``create_dataset`` finds by the name of a model: its data set, or RecBole's for another class."""
+
+    def make(config: Any) -> Any:
+        if model_of(config.model_class) is model:
+            return sequences.SequenceDataset(config)
+        stock = {ModelType.SEQUENTIAL: "SequentialDataset", ModelType.KNOWLEDGE: "KnowledgeBasedDataset"}
+        return getattr(recbole.data.dataset, stock.get(config["MODEL_TYPE"], "Dataset"))(config)
+
+    make.__name__ = sequences.SequenceDataset.__name__  # part of the name of RecBole's cache
+    return make
 
 
 def run_recboles(rank: int, *args: Any) -> None:
