@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 
 from recbole_diffusion.model.sequential_recommender.causal import TARGETS
-from recbole_diffusion.settings import SettingsError
 
 _PLACE = "place_in_sequences"  # column of the rows: where in the ordered interactions the target is
 _POOL = 64  # least number of batches among which windows are sorted by length, where there are so many
@@ -187,12 +187,11 @@ class SequenceDataLoader(AbstractDataLoader):
 
     ``train_batch_size`` counts targets, as for RecBole's rows. Batches are of windows of similar length, in random order;
     their number is the same in every epoch. All draws come from the loader's generator, whose state a resumed run restores.
+    Several processes draw the same batches and take turns in using them.
     """
 
     def __init__(self, config: Any, dataset: SequenceDataset, sampler: Any, shuffle: bool = True) -> None:
         self.logger = getLogger()
-        if not config["single_spec"]:
-            raise SettingsError(f"train_positions = 'all': needs nproc = 1, got {config['nproc']!r}; use train_positions=last")
         sequences = dataset.sequences()
         limits = (config["MAX_ITEM_LIST_LENGTH"], config["history_length"], sequences.longest)
         self.window = min(limit for limit in limits if limit)
@@ -206,6 +205,7 @@ class SequenceDataLoader(AbstractDataLoader):
         self.fields = (
             dataset.iid_field + config["LIST_SUFFIX"], config["ITEM_LIST_LENGTH_FIELD"], TARGETS, dataset.uid_field,
         )  # fmt: skip
+        self.rank, self.processes = (0, 1) if config["single_spec"] else (dist.get_rank(), dist.get_world_size())
         super().__init__(config, dataset, sampler, shuffle=True)
 
     def _init_batch_size_and_step(self) -> None:
@@ -213,17 +213,20 @@ class SequenceDataLoader(AbstractDataLoader):
         self.set_batch_size(self.step)
 
     def __len__(self) -> int:
+        """Batches of an epoch, of each process."""
         # Of batches at least as large as a window, none is ever empty, wherever the cuts are.
-        return max(1, min(-(-self.sample_size // self.step), self.sample_size // self.window))
+        wanted = -(-self.sample_size // (self.step * self.processes))  # RecBole has divided step by the processes
+        return max(1, min(wanted, self.sample_size // (self.window * self.processes)))
 
     def __iter__(self) -> Iterator[Interaction]:
         start, begin, end, sequence = self._cut_windows()
         size = self._targets_before[end] - self._targets_before[begin]
         order = torch.randperm(len(size), generator=self.generator)
-        pool = self._share_of(size[order], max(1, len(self) // _POOL))
+        n_batches = len(self) * self.processes
+        pool = self._share_of(size[order], max(1, n_batches // _POOL))
         order = order[torch.argsort(pool * (self.n_inputs + 2) + (end - start)[order], stable=True)]
-        bounds = torch.searchsorted(self._share_of(size[order], len(self)), torch.arange(len(self) + 1)).tolist()
-        for number in torch.randperm(len(self), generator=self.generator).tolist():
+        bounds = torch.searchsorted(self._share_of(size[order], n_batches), torch.arange(n_batches + 1)).tolist()
+        for number in torch.randperm(n_batches, generator=self.generator).tolist()[self.rank :: self.processes]:
             windows = order[bounds[number] : bounds[number + 1]]
             yield self._collate(start[windows], begin[windows], end[windows], sequence[windows])
 

@@ -26,12 +26,17 @@ JOBS = {
         "hidden_size": 32, "inner_size": 32, "guidance_scale": 0.5, "beta_end": 0.3, "steps": 20, "learning_rate": 0.01,
         "epochs": 24, "train_batch_size": 50, "hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0,
     },
+    "PackedSASRec": {
+        "hidden_size": 32, "inner_size": 32, "learning_rate": 0.01, "epochs": 24, "train_batch_size": 50,
+        "hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0,
+    },
 }  # fmt: skip
 
 
 def job(model, folder):
-    dataset = "circles" if model == "DreamRec" else "checkerboard"
-    data = two_circles(folder, USERS) if model == "DreamRec" else checkerboard(folder, USERS)
+    sequential = model in ("DreamRec", "PackedSASRec")
+    dataset = "circles" if sequential else "checkerboard"
+    data = two_circles(folder, USERS) if sequential else checkerboard(folder, USERS)
     return model, dataset, SMALL | METRICS | JOBS[model] | data
 
 

@@ -13,7 +13,6 @@ from recbole_diffusion.adapter.config import build_config
 from recbole_diffusion.adapter.eval_input import training_and_validation
 from recbole_diffusion.adapter.seen_items import SeenItems
 from recbole_diffusion.adapter.sequences import SequenceDataLoader, SequenceDataset, join_rows
-from recbole_diffusion.settings import SettingsError
 from toy import COLUMNS, QUIET, write_inter
 
 SPLITS = {
@@ -176,11 +175,17 @@ def test_batches_are_of_windows_of_similar_length(walks):
     assert padding < 0.25 * sum(batch["item_id_list"].numel() for batch in batches)
 
 
-def test_several_processes_are_refused(walks):
-    config = config_of(walks)
-    config["single_spec"], config["nproc"] = False, 2
-    with pytest.raises(SettingsError, match="train_positions = 'all': needs nproc = 1, got 2; use train_positions=last"):
-        SequenceDataLoader(config, SequenceDataset(config).build()[0], None)
+def test_processes_share_the_batches_of_an_epoch(walks):
+    """Every target is in the batches of one process, and each process has as many batches."""
+    whole = loader_of(walks | {"MAX_ITEM_LIST_LENGTH": 5})
+    found = []
+    for rank in range(3):
+        loader = loader_of(walks | {"MAX_ITEM_LIST_LENGTH": 5})
+        loader.rank, loader.processes, loader.step = rank, 3, 20
+        batches = list(loader)
+        assert len(batches) == len(loader) > 1
+        found += pairs_of_windows(batches)
+    assert sorted((user, item) for user, _, item in found) == sorted((u, item) for u, _, item in pairs_of_windows(whole))
 
 
 # ------------------------------------------------------------------------------------------------------- given parts
