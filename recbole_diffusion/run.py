@@ -13,10 +13,14 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_environment, get_trainer, init_logger, init_seed, set_color
 
-from recbole_diffusion.adapter.checkpoint import load_weights
-from recbole_diffusion.adapter.config import build_config, check_dataset
-from recbole_diffusion.adapter.eval_input import show_validation_items
+from recbole_diffusion.adapter.config import build_config, check_dataset, recbole_refusals
 from recbole_diffusion.adapter.lookup import get_model
+from recbole_diffusion.adapter.memory import (
+    check_training_memory,
+    out_of_memory_is_one_line,
+    watch_first_batches,
+    within_memory,
+)
 from recbole_diffusion.adapter.trainer import tracked
 from recbole_diffusion.benchmark.record import Run, make_record, settings_hash, write_record
 from recbole_diffusion.settings import SettingsError
@@ -53,7 +57,8 @@ def run_recbole_diffusion(
     check_dataset(config)
     if record is not None:
         Path(record).parent.mkdir(parents=True, exist_ok=True)
-    return run(config, record=record, resume=resume, command=command or sys.argv)
+    with out_of_memory_is_one_line(config):
+        return run(config, record=record, resume=resume, command=command or sys.argv)
 
 
 def run(
@@ -73,21 +78,20 @@ def run(
 
     # The model's draws do not depend on how many the data took.
     init_seed(config["seed"], config["reproducibility"])
-    model = get_model(config["model"])(config, train_data._dataset).to(config["device"])
+    with recbole_refusals(f"{config['model']}: "), within_memory(config, "building the model"):
+        model = get_model(config["model"])(config, train_data._dataset).to(config["device"])
     logger.info(model)
+    check_training_memory(config, model)
 
     trainer = tracked(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
     stem = f"{config['model']}-{config['dataset']}-{settings_hash(config)}"
     trainer.saved_model_file = str(Path(config["checkpoint_dir"]) / f"{stem}.pth")
     trainer.state_file = Path(config["checkpoint_dir"]) / f"{stem}.resume.pth" if resume else None
 
+    watch_first_batches(config, model, valid_data)
     _, valid = trainer.fit(train_data, valid_data, show_progress=config["show_progress"])
     started = perf_counter()
-    more_input = config["test_input"] == "train+valid"
-    if more_input:
-        load_weights(model, trainer.saved_model_file, config["device"])
-        show_validation_items(model, train_data._dataset, valid_data._dataset)
-    test = trainer.evaluate(test_data, load_best_model=not more_input, show_progress=config["show_progress"])
+    test = trainer.evaluate(test_data, show_progress=config["show_progress"])
     finished = Run(
         config=config,
         model=model,
@@ -111,13 +115,10 @@ def run(
 
 def _load_data(config: Config, logger: Logger) -> tuple[Any, Any, Any]:
     """RecBole's three data loaders; what it says of data that do not fit becomes one line."""
-    try:
+    about = f"dataset {config['dataset']!r} with {config['model']}: "
+    with recbole_refusals(about), within_memory(config, "reading the data"):
         dataset = create_dataset(config)
         logger.info(dataset)
         if max(config["topk"]) >= dataset.item_num:
-            raise ValueError(f"topk = {config['topk']}: must be at most the number of items, {dataset.item_num - 1}")
+            raise SettingsError(f"topk = {config['topk']}: must be at most the number of items, {dataset.item_num - 1}")
         return data_preparation(config, dataset)
-    except ValueError as error:
-        raise SettingsError(
-            f"dataset {config['dataset']!r} with {config['model']}: {' '.join(str(error).split())}"
-        ) from error

@@ -22,15 +22,17 @@ from logging import getLogger
 from typing import Any
 
 import numpy as np
+import recbole.data.utils
 import recbole.quick_start
 import recbole.quick_start.quick_start
 import torch
 from recbole.config import Config
-from recbole.data import create_dataset, data_preparation
+from recbole.data import create_dataset
 from recbole.trainer import trainer as trainers
 from recbole.utils import init_logger, init_seed, set_color
 
 from recbole_diffusion.adapter.codec import decode, encode, plain
+from recbole_diffusion.adapter.eval_input import input_of
 from recbole_diffusion.adapter.patch import replace
 from recbole_diffusion.registry import find
 from recbole_diffusion.settings import parse_setting
@@ -188,6 +190,9 @@ def load_checkpoint(
     kind, state = _kind(path), None
     try:
         if kind == "archive":
+            with zipfile.ZipFile(path) as archive:
+                if (damaged := archive.testzip()) is not None:
+                    raise ValueError(f"wrong checksum of {damaged!r}")
             with contextlib.suppress(pickle.UnpicklingError):  # holds more than tensors and plain data
                 state = torch.load(path, map_location=map_location, weights_only=True)
         if state is None and kind is not None and trust_pickle:
@@ -250,7 +255,7 @@ def load_data_and_model(
     with contextlib.nullcontext() if trust_pickle else _no_pickles(config):
         dataset = create_dataset(config)
         logger.info(dataset)
-        train_data, valid_data, test_data = data_preparation(config, dataset)
+        train_data, valid_data, test_data = recbole.data.utils.data_preparation(config, dataset)
         init_seed(config["seed"], config["reproducibility"])
         model = config.model_class(config, train_data._dataset).to(config["device"])
     if config["device"].type != "cpu":
@@ -340,7 +345,8 @@ def _evaluate(original: Callable[..., Any]) -> Callable[..., Any]:
             file = model_file or self.saved_model_file
             load_weights(self.model, file, self.device)
             self.logger.info(f"Loading model structure and parameters from {file}")
-        return original(self, eval_data, load_best_model=False, show_progress=show_progress)
+        with input_of(self.model, eval_data):
+            return original(self, eval_data, load_best_model=False, show_progress=show_progress)
 
     return evaluate
 

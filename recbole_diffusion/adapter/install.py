@@ -16,7 +16,7 @@ import recbole.quick_start.quick_start  # noqa: E402
 import recbole.trainer  # noqa: E402
 import recbole.utils.utils  # noqa: E402
 
-from recbole_diffusion.adapter import checkpoint, config, given_histories, lookup, metrics  # noqa: E402
+from recbole_diffusion.adapter import checkpoint, config, eval_input, given_histories, lookup, metrics, parts  # noqa: E402
 from recbole_diffusion.adapter.patch import replace  # noqa: E402
 from recbole_diffusion.registry import MODELS, Model  # noqa: E402
 
@@ -28,6 +28,8 @@ def install() -> None:
     replace(recbole.quick_start.quick_start, "run_recboles", lambda original: lookup.run_recboles, everywhere=True)
     given_histories.install()
     config.install()
+    parts.install()
+    eval_input.install()
     metrics.install()
     checkpoint.install()
     # RecBole's classes of the same name are loaded before their module names point to ours.
