@@ -14,6 +14,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_environment, get_trainer, init_logger, init_seed, set_color
 
 from recbole_diffusion.adapter.config import build_config, check_dataset, recbole_refusals
+from recbole_diffusion.adapter.data_files import check_data_files, check_sizes
 from recbole_diffusion.adapter.lookup import get_model
 from recbole_diffusion.adapter.memory import (
     check_training_memory,
@@ -21,9 +22,9 @@ from recbole_diffusion.adapter.memory import (
     watch_first_batches,
     within_memory,
 )
+from recbole_diffusion.adapter.surroundings import check_surroundings
 from recbole_diffusion.adapter.trainer import tracked
-from recbole_diffusion.benchmark.record import Run, make_record, settings_hash, write_record
-from recbole_diffusion.settings import SettingsError
+from recbole_diffusion.benchmark.record import Run, check_record_file, make_record, settings_hash, write_record
 
 
 def run_recbole_diffusion(
@@ -53,10 +54,12 @@ def run_recbole_diffusion(
     Raises:
         SettingsError: bad settings; nothing has been written then.
     """
+    if record is not None:
+        check_record_file(record)
     config = build_config(model, dataset, config_file_list, config_dict)
     check_dataset(config)
-    if record is not None:
-        Path(record).parent.mkdir(parents=True, exist_ok=True)
+    check_data_files(config)
+    check_surroundings(config)
     with out_of_memory_is_one_line(config):
         return run(config, record=record, resume=resume, command=command or sys.argv)
 
@@ -119,6 +122,5 @@ def _load_data(config: Config, logger: Logger) -> tuple[Any, Any, Any]:
     with recbole_refusals(about), within_memory(config, "reading the data"):
         dataset = create_dataset(config)
         logger.info(dataset)
-        if max(config["topk"]) >= dataset.item_num:
-            raise SettingsError(f"topk = {config['topk']}: must be at most the number of items, {dataset.item_num - 1}")
+        check_sizes(config, dataset)
         return data_preparation(config, dataset)

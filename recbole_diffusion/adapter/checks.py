@@ -73,7 +73,7 @@ COMMON: dict[str, Rule] = {
     "MAX_ITEM_LIST_LENGTH": _rule(int, ge=1),
     **dict.fromkeys(("load_col", "unload_col", "val_interval", "threshold", "seq_len", "preload_weight"), _MAPPING),
     "discretization": _MAPPING,
-    "numerical_features": _FIELDS,
+    "numerical_features": _rule(tuple[str, ...], empty=True),
     "normalize_field": _FIELDS,
     "normalize_all": _rule(bool | None),
     "filter_inter_by_user_or_item": _FLAG,
@@ -92,7 +92,7 @@ _LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
 _PARTS = {
     "eval_args": ("split", "group_by", "order", "mode"),
     "train_neg_sample_args": ("distribution", "sample_num", "alpha", "dynamic", "candidate_num"),
-    "clip_grad_norm": ("max_norm", "norm_type", "error_if_nonfinite", "foreach"),
+    "clip_grad_norm": ("max_norm", "norm_type"),
 }
 _NEGATIVES: dict[str, Rule] = {
     "distribution": _rule(str | None, choices=("uniform", "popularity", "none", "None")),
@@ -128,22 +128,22 @@ _KINDS = {
 }  # fmt: skip
 
 
-def rules_of(name: str, model_class: type, stock_yaml: Path) -> dict[str, Rule]:
+def rules_of(name: str, model_class: type, yaml: Path) -> dict[str, Rule]:
     """The rules of every key of RecBole's, of the plugin's, and of a model.
 
     Args:
         name: of the model.
         model_class: its class; ``settings_class`` has the rules of a model of ours.
-        stock_yaml: RecBole's defaults of the model, whose comments name each key's type; need not exist.
+        yaml: defaults of a model without one, whose comments name each key's type; need not exist.
     """
     settings_class = getattr(model_class, "settings_class", None)
-    own = settings_class.rules() if settings_class is not None else _stock_rules(stock_yaml)
+    own = settings_class.rules() if settings_class is not None else _commented_rules(yaml)
     return COMMON | own | {key: rule for (model, key), rule in _OF_MODELS.items() if model == name}
 
 
 @functools.cache
-def _stock_rules(file: Path) -> dict[str, Rule]:
-    """Rules from the comments ``# (int) ...`` of one of RecBole's YAML files, and from the names of the keys."""
+def _commented_rules(file: Path) -> dict[str, Rule]:
+    """Rules from the comments ``# (int) ...`` of a model's YAML file, and from the names of the keys."""
     if not file.is_file():
         return {}
     defaults, rules = read_yaml(file), {}
@@ -182,7 +182,7 @@ def check_values(values: Mapping[str, Any], rules: Mapping[str, Rule]) -> dict[s
             value = checked(key, values[key], kind, rule)
             if kind is int and type(values[key]) is not int:
                 whole[key] = value
-            elif kind == tuple[int, ...] and any(type(item) is not int for item in values[key]):
+            elif isinstance(value, tuple) and (isinstance(values[key], tuple) or kind == tuple[int, ...]):
                 whole[key] = list(value)
     _check_texts(values)
     _check_metrics(values, whole)
@@ -195,9 +195,13 @@ def check_values(values: Mapping[str, Any], rules: Mapping[str, Rule]) -> dict[s
 
 
 def _check_texts(values: Mapping[str, Any]) -> None:
-    for key in ("data_path", "checkpoint_dir", "field_separator", "seq_separator"):
-        if not values[key] or "\0" in values[key]:
+    for key in ("data_path", "checkpoint_dir", "field_separator", "seq_separator", *(key for key in COMMON if "_FIELD" in key)):
+        if values.get(key) is not None and (not values[key] or "\0" in values[key]):
             raise SettingsError(f"{key} = {values[key]!r}: must not be empty")
+    if (clip := values.get("clip_grad_norm")) is not None:
+        _check_parts("clip_grad_norm", clip)
+        checked("clip_grad_norm: max_norm", clip.get("max_norm"), float, {"gt": 0})
+        checked("clip_grad_norm: norm_type", clip.get("norm_type", 2), float, {"gt": 0})
     if values["learner"].lower() not in _LEARNERS:  # RecBole trains with Adam under any name that it does not know
         raise SettingsError(f"learner = {values['learner']!r}: must be one of {', '.join(_LEARNERS)}")
     parts = values.get("benchmark_filename")

@@ -158,7 +158,9 @@ def _check_before_use(
         # Keys that a stock script has on its own command line are not ours to judge.
         sources = {"file": config.file_config_dict, "argument": config.variable_config_dict}
         check_keys(model, model_class, sources | {name: layers[name] for name in ("protocol", "data set")}, stock_keys)
-    for key, value in check_values(merged, rules_of(model, model_class, _stock_yaml(model))).items():
+    own_yaml = properties_dir() / "model" / f"{model}.yaml"
+    yaml = own_yaml if own_yaml.is_file() else _stock_yaml(model)
+    for key, value in check_values(merged, rules_of(model, model_class, yaml)).items():
         (given if key in given else internal)[key] = value
 
 
