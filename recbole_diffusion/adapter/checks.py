@@ -38,6 +38,7 @@ COMMON: dict[str, Rule] = {
     # the run
     "seed": _rule(int, ge=0, le=2**32 - 1),  # numpy's range
     "worker": _rule(int, ge=0, le=1024),
+    "nproc": _rule(int, ge=1),
     "data_path": _FIELD,
     "checkpoint_dir": _FIELD,
     "dataset_save_path": _TEXT,
@@ -86,6 +87,7 @@ COMMON: dict[str, Rule] = {
     "test_input": _rule(str, choices=TEST_INPUTS),
     "matmul_precision": _rule(str, choices=("highest", "high", "medium")),
     "torch_compile": _FLAG,
+    "refit": _FLAG,
 }
 
 _LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")

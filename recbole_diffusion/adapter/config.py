@@ -1,7 +1,7 @@
-"""Where settings come from: the layers, the known keys, and the check of both.
+"""Builds and checks RecBole's ``Config``: merge order, known keys, value checks.
 
-Lowest to highest: RecBole's overall and task defaults, the protocol, the data set's YAML (RecBole's, ours, and the one
-beside the data), our model's YAML, then the user's files, dictionary and command line. RecBole's ``Config`` does the
+Lowest to highest: RecBole's own defaults (overall, task, model, data set), the protocol, the data set's YAML (ours, then the
+one beside the data), our model's YAML, then the user's files, dictionary and command line. RecBole's ``Config`` does the
 merging; :func:`install` hangs our layers into it, so stock entry points read them too.
 """
 
@@ -13,35 +13,49 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging import getLogger
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from recbole.config import Config
+from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
 from recbole.utils import ModelType, argument_list
 
 from recbole_diffusion.adapter.checks import check_values, names_no_negatives, rules_of
 from recbole_diffusion.adapter.eval_input import check_test_input
 from recbole_diffusion.adapter.memory import within_memory
 from recbole_diffusion.adapter.patch import replace
+from recbole_diffusion.adapter.refit import check_refit
+from recbole_diffusion.adapter.seen_items import check_mask_seen
 from recbole_diffusion.property_files import names_in, properties_dir, read_yaml
-from recbole_diffusion.registry import Model, closest, find, recbole_dir
+from recbole_diffusion.registry import closest, model_of, recbole_dir
 from recbole_diffusion.settings import SettingsError
 
 # Keys of the plugin's own, with their defaults.
 PLUGIN_KEYS: dict[str, Any] = {
     "strict_config": True,  # refuse unknown keys
+    "corrections": True,  # change results of RecBole's own models (corrections.py); off for those in a stock script
     "protocol": None,  # name of the evaluation
     "empty_histories": "pad",  # or drop: what becomes of rows without a history in given parts (given_histories.py)
     "test_input": "train",  # or train+valid: what general models see at test time (eval_input.py)
+    "mask_seen": None,  # or True, False: whether what a user has had is ranked (seen_items.py); None: as RecBole has it
+    "refit": False,  # or True: test a model trained anew on the training and validation parts (refit.py)
     "matmul_precision": "highest",  # or high, medium: float32 products of our models (model/accelerate.py)
+    "nproc": 1,  # processes that train one model (processes.py)
     "torch_compile": False,  # compile our models' networks
 }
 
 # What an evaluation protocol decides; a user's value for one of these is an override that the record names.
-PROTOCOL_KEYS = ("eval_args", "metrics", "topk", "valid_metric", "repeatable", "test_input")
+PROTOCOL_KEYS = ("eval_args", "metrics", "topk", "valid_metric", "repeatable", "test_input", "mask_seen", "refit")
+
+
+class RunConfig(Config):
+    """RecBole's ``Config`` under our own commands: RecBole's models get a protocol of ours too, so that rows can be compared.
+
+    Under stock scripts they keep RecBole's own evaluation, which ``protocol = recbole-default`` brings back here.
+    """
 
 
 def build_config(
@@ -58,13 +72,9 @@ def build_config(
     for file in config_file_list or []:
         read_yaml(Path(file))
     with ignore_command_line(), recbole_refusals():
-        config = CheckedConfig(model=model, dataset=dataset, config_file_list=config_file_list, config_dict=config_dict)
+        config = RunConfig(model=model, dataset=dataset, config_file_list=config_file_list, config_dict=config_dict)
     _check_cut(config)
     return config
-
-
-class CheckedConfig(Config):
-    """A ``Config`` whose settings are checked whatever the model is; a plain one is checked for our models only."""
 
 
 @contextmanager
@@ -92,8 +102,10 @@ def _checked_init(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def init(self: Config, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
-        if is_checked(self, self.model):
+        if is_checked(self, self.model_class):
             check_test_input(self)
+            check_mask_seen(self)
+            check_refit(self)
             settings_class = getattr(self.model_class, "settings_class", None)
             if settings_class is not None:
                 with within_memory(self, "reading the settings"):  # a schedule has a number for each of its steps
@@ -102,9 +114,12 @@ def _checked_init(original: Callable[..., None]) -> Callable[..., None]:
     return init
 
 
-def is_checked(config: Config, model: str) -> bool:
-    """A script that runs RecBole's own models sees RecBole's own behaviour; ours are always checked."""
-    return isinstance(config, CheckedConfig) or find(model) is not None
+def is_checked(config: Config, model_class: type) -> bool:
+    """Whether settings are checked, and RecBole's results corrected unless the user says otherwise.
+
+    It is so in our commands and for our models: a script that runs RecBole's own models sees RecBole's own behaviour.
+    """
+    return isinstance(config, RunConfig) or model_of(model_class) is not None
 
 
 def _with_plain_numbers(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
@@ -126,19 +141,20 @@ def _with_plain_numbers(original: Callable[..., dict[str, Any]]) -> Callable[...
 def _with_our_layers(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def load(self: Config, model: str, model_class: type, dataset: str) -> None:
-        spec = find(model)
+        spec = model_of(model_class)
         # Our models take no key from a RecBole YAML of the same name; "-" names no file.
         original(self, (spec.stock_yaml or "-") if spec else model, model_class, dataset)
         for key, value in PLUGIN_KEYS.items():
             self.internal_config_dict.setdefault(key, value)
+        self.internal_config_dict["corrections"] = is_checked(self, model_class)
         stock_keys, stock_eval_args = set(self.internal_config_dict), self.internal_config_dict["eval_args"]
-        layers = _our_layers(self, model, spec, dataset)
+        layers = _our_layers(self, model, model_class, dataset)
         for layer in layers.values():
             self.internal_config_dict.update(layer)
         if spec or self.internal_config_dict["protocol"]:
             _merge_eval_args(self, stock_eval_args, list(layers.values()))
         _drop_negatives(self, model, layers["model"])
-        if is_checked(self, model):
+        if is_checked(self, model_class):
             _check_before_use(self, model, model_class, stock_keys, layers)
 
     return load
@@ -159,14 +175,14 @@ def _check_before_use(
         sources = {"file": config.file_config_dict, "argument": config.variable_config_dict}
         check_keys(model, model_class, sources | {name: layers[name] for name in ("protocol", "data set")}, stock_keys)
     own_yaml = properties_dir() / "model" / f"{model}.yaml"
-    yaml = own_yaml if own_yaml.is_file() else _stock_yaml(model)
+    yaml = own_yaml if model_of(model_class) and own_yaml.is_file() else _stock_yaml(model, model_class)
     for key, value in check_values(merged, rules_of(model, model_class, yaml)).items():
         (given if key in given else internal)[key] = value
 
 
-def _stock_yaml(model: str) -> Path:
+def _stock_yaml(model: str, model_class: type) -> Path:
     """RecBole's defaults of a model; ours have none there, but for RecBole's networks under another name."""
-    spec = find(model)
+    spec = model_of(model_class)
     name = (spec.stock_yaml or "-") if spec else model
     return recbole_dir() / "properties" / "model" / f"{name}.yaml"
 
@@ -196,17 +212,36 @@ def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return below | above | mixed
 
 
-def _our_layers(config: Config, model: str, spec: Model | None, dataset: str) -> dict[str, dict[str, Any]]:
+def _our_layers(config: Config, model: str, model_class: type, dataset: str) -> dict[str, dict[str, Any]]:
     """Our layers by name, lowest first."""
     given = config.external_config_dict
     data_path = given.get("data_path", config.internal_config_dict["data_path"])
-    of_dataset = _read_all(properties_dir() / "dataset" / f"{dataset}.yaml", Path(data_path) / dataset / f"{dataset}.yaml")
+    # A stock script that runs a model of RecBole's gets RecBole's settings: it knows nothing of a YAML beside the data.
+    corrects = given.get("corrections", is_checked(config, model_class))
+    of_dataset = _of_dataset(dataset, Path(data_path) / dataset) if corrects else {}
     # Who names the protocol: the user, or the data set (for the parts that it brings), or the model.
     of_parts = of_dataset.get("protocol") if given.get("benchmark_filename", True) else None
-    protocol = given.get("protocol") or of_parts or (spec.protocol if spec else None)
-    of_protocol = read_yaml(protocol_file(protocol)) if protocol else {}
-    of_model = _read_all(properties_dir() / "model" / f"{model}.yaml") | {"protocol": protocol}
-    return {"protocol": of_protocol, "data set": of_dataset, "model": of_model}
+    protocol = given.get("protocol") or of_parts or _default_protocol(config, model_class)
+    of_protocol = {} if protocol in (None, "recbole-default") else read_yaml(protocol_file(protocol))
+    spec = model_of(model_class)
+    of_model = read_yaml(properties_dir() / "model" / f"{model}.yaml") if spec and not spec.stock_yaml else {}
+    return {"protocol": of_protocol, "data set": of_dataset, "model": of_model | {"protocol": protocol}}
+
+
+def _of_dataset(dataset: str, folder: Path) -> dict[str, Any]:
+    """What the YAML files of a data set say: ours, and the one in its folder."""
+    return _read_all(properties_dir() / "dataset" / f"{dataset}.yaml", folder / f"{dataset}.yaml")
+
+
+def _default_protocol(config: Config, model_class: type) -> str | None:
+    spec = model_of(model_class)
+    if spec and spec.protocol:
+        return spec.protocol
+    if isinstance(config, RunConfig) and issubclass(model_class, SequentialRecommender):
+        return "leave-one-out"
+    if isinstance(config, RunConfig) and issubclass(model_class, GeneralRecommender):
+        return "ratio-80-10-10"
+    return None
 
 
 def _read_all(*files: Path) -> dict[str, Any]:
@@ -244,10 +279,21 @@ def protocol_file(name: str) -> Path:
         return named
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
         return Path(name)
-    known = names_in("protocol")
+    known = [*names_in("protocol"), "recbole-default"]
     raise SettingsError(
         f"unknown protocol {name!r}{closest(name, known)}; known: {', '.join(known)}"
     )
+
+
+def protocol_name(config: Config) -> str:
+    """What the record calls the evaluation.
+
+    Given parts are nobody's split: unless the data set names the protocol that they are made for, they are called by what they
+    are, and the protocol only says which metrics are taken.
+    """
+    name = config["protocol"] or "recbole-default"
+    made_for = _of_dataset(config["dataset"], Path(config["data_path"])).get("protocol")
+    return f"given-parts (metrics of {name})" if config["benchmark_filename"] and name != made_for else name
 
 
 def protocol_overrides(config: Config) -> dict[str, Any]:
@@ -320,14 +366,11 @@ def known_keys(model: str, model_class: type) -> set[str]:
     if settings_class is not None:
         return keys | set(settings_class.keys())
     for cls in model_class.__mro__:
-        if cls.__module__.startswith(("recbole.model", "recbole_diffusion.model")):
-            keys |= _keys_read_in(Path(inspect.getfile(cls)))
-    return keys | _keys_of_stock_yaml(model)
-
-
-def _keys_of_stock_yaml(model: str) -> set[str]:
-    file = _stock_yaml(model)
-    return set(read_yaml(file)) if file.is_file() else set()
+        if not cls.__module__.startswith(("torch.", "builtins")):
+            with suppress(OSError, TypeError):  # a class of a notebook has no file
+                keys |= _keys_read_in(Path(inspect.getfile(cls)))
+    file = _stock_yaml(model, model_class)
+    return keys | (set(read_yaml(file)) if file.is_file() else set())
 
 
 @functools.lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import recbole.data.utils
 import recbole.utils.case_study
-from recbole.data.interaction import cat_interactions
+from recbole.data import interaction
 from recbole.model.abstract_recommender import AutoEncoderMixin
 from recbole.model.general_recommender import EASE, ItemKNN, SLIMElastic
 
@@ -81,12 +81,11 @@ def input_of(model: Any, loader: Any) -> Iterator[None]:
         yield
         return
     check_test_input(loader.config)
-    train, valid = parts
-    _show(model, train.copy(cat_interactions([train.inter_feat, valid.inter_feat])))
+    _show(model, training_and_validation(*parts))
     try:
         yield
     finally:
-        _show(model, train)
+        _show(model, parts[0])
 
 
 def _show(model: Any, part: Any) -> None:
@@ -99,3 +98,11 @@ def _show(model: Any, part: Any) -> None:
         model.interaction_matrix = part.inter_matrix(form="csr").astype(np.float32)
         if isinstance(model, ItemKNN):
             model.pred_mat = model.interaction_matrix.dot(model.w).tolil()
+
+
+def training_and_validation(train: Any, valid: Any) -> Any:
+    """RecBole ``Dataset`` of the two parts, training rows first."""
+    rows = valid.inter_feat[:]
+    for field in set(rows.columns) - set(train.inter_feat.columns):
+        rows.drop(field)  # histories, which training rows may get only when they are read (sequences.py)
+    return train.copy(interaction.cat_interactions([train.inter_feat, rows]))

@@ -19,7 +19,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from recbole_diffusion.registry import find
+from recbole_diffusion.registry import model_of
 from recbole_diffusion.settings import SettingsError
 
 _LARGE = 10_000
@@ -143,7 +143,7 @@ def watch_first_batches(config: Any, model: Any, valid_data: Any) -> None:
     Raises:
         SettingsError: see :func:`within_memory`.
     """
-    if find(config["model"]) and config["torch_compile"] is not True:
+    if model_of(config.model_class) and config["torch_compile"] is not True:
         with within_memory(config, "scoring a batch"), _same_draws(valid_data.generator), torch.no_grad():
             batch = next(iter(valid_data))[0].to(config["device"])
             model.eval()

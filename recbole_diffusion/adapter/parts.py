@@ -20,7 +20,7 @@ def install() -> None:
 def _refuse_empty_parts(original: Callable[..., Any]) -> Callable[..., Any]:
     def build(self: Any) -> Any:
         parts = original(self)
-        if is_checked(self.config, self.config["model"]):
+        if is_checked(self.config, self.config.model_class):
             for name, part in zip(("training", "validation", "test"), parts, strict=False):
                 if not len(part.inter_feat):
                     told = self.config["benchmark_filename"] or self.config["eval_args"]["split"]

@@ -100,7 +100,7 @@ def scattered(folder):
 def test_every_way_to_evaluate_shows_the_same(name, tmp_path):
     """Our command, a stock script, ``Trainer.evaluate`` and ``full_sort_scores`` after ``load_data_and_model``."""
     settings = QUIET | scattered(tmp_path) | SMALL[name] | {"epochs": 1, "metrics": ["NDCG"], "valid_metric": "NDCG@10"}
-    settings |= {"test_input": "train+valid", "checkpoint_dir": str(tmp_path / "saved")}
+    settings |= {"test_input": "train+valid", "protocol": "ratio-80-10-10", "checkpoint_dir": str(tmp_path / "saved")}
     ours = run_recbole_diffusion(name, "scattered", None, settings)
     plain = run_recbole_diffusion(name, "scattered", None, settings | {"test_input": "train"})
     stock = recbole.quick_start.run_recbole(name, "scattered", config_dict=settings, saved=True)
