@@ -15,16 +15,31 @@ from recbole.data import create_dataset, data_preparation
 from recbole.trainer import Trainer
 from recbole.utils import get_environment, init_logger, init_seed, set_color
 
-from recbole_diffusion.adapter.checkpoint import load_checkpoint, load_weights, settings_of
-from recbole_diffusion.adapter.config import build_config, check_dataset
-from recbole_diffusion.adapter.eval_input import show_validation_items
+from recbole_diffusion.adapter.checkpoint import load_checkpoint, settings_of
+from recbole_diffusion.adapter.config import build_config, check_dataset, recbole_refusals
+from recbole_diffusion.adapter.data_files import check_data_files, check_sizes
 from recbole_diffusion.adapter.lookup import trainer_of
+from recbole_diffusion.adapter.memory import (
+    check_training_memory,
+    out_of_memory_is_one_line,
+    watch_first_batches,
+    within_memory,
+)
 from recbole_diffusion.adapter.pickles import trust_pickles
 from recbole_diffusion.adapter.processes import check_processes, launch
 from recbole_diffusion.adapter.refit import BOTH_PARTS, selected_epochs, union_loader
+from recbole_diffusion.adapter.surroundings import check_surroundings
 from recbole_diffusion.adapter.trainer import tracked
 from recbole_diffusion.adapter.trainer.adversarial import AdversarialTrainer
-from recbole_diffusion.benchmark.record import Run, best_epoch, make_record, settings_hash, what_counts, write_record
+from recbole_diffusion.benchmark.record import (
+    Run,
+    best_epoch,
+    check_record_file,
+    make_record,
+    settings_hash,
+    what_counts,
+    write_record,
+)
 from recbole_diffusion.settings import SettingsError
 
 
@@ -57,17 +72,18 @@ def run_recbole_diffusion(
     Raises:
         SettingsError: bad settings; nothing has been written then.
     """
+    if record is not None:
+        check_record_file(record)
     config = build_config(model, dataset, config_file_list, config_dict)
     check_dataset(config)
+    check_data_files(config)
+    check_surroundings(config)
     command = command or sys.argv
     if config["nproc"] > 1:
         _check_processes(config, resume)
-    if record is not None:
-        Path(record).parent.mkdir(parents=True, exist_ok=True)
-    if config["nproc"] > 1:
         asked = (model, dataset, config_file_list, config_dict, record, command, trust_pickle)
         return launch(_run_as_one_of_several, config["nproc"], *asked)
-    with trust_pickles(trust_pickle):
+    with trust_pickles(trust_pickle), out_of_memory_is_one_line(config):
         return run(config, record=record, resume=resume, command=command)
 
 
@@ -118,6 +134,7 @@ def run(
     both_data = union_loader(config, dataset, *parts.values()) if config["refit"] else None
     trainer = _make_trainer(config, parts["train"], file, resume)
     logger.info(trainer.model)
+    watch_first_batches(config, trainer.model, valid_data)
     _, valid = trainer.fit(train_data, valid_data, show_progress=config["show_progress"])
     curve, refitted = trainer.curve, None
     if both_data is not None:
@@ -129,11 +146,9 @@ def run(
         refitted = {"epochs": epochs, "curve": trainer.curve}
 
     started = perf_counter()
-    more_input = config["test_input"] == "train+valid" and refitted is None
-    if more_input:
-        load_weights(trainer.model, trainer.saved_model_file, config["device"])
-        show_validation_items(trainer.model, parts["train"], parts["valid"])
-    test = trainer.evaluate(test_data, load_best_model=not more_input, show_progress=config["show_progress"])
+    if refitted is not None:
+        test_data.input_parts = None  # the model has the validation items already
+    test = trainer.evaluate(test_data, show_progress=config["show_progress"])
     finished = Run(
         config=config,
         model=trainer.model,
@@ -164,7 +179,9 @@ def _make_trainer(config: Config, data: Any, file: Path, resume: bool) -> Any:
     # The model's draws do not depend on how many the data, or an earlier training, took; each of several processes has
     # draws of its own.
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    model = config.model_class(config, data).to(config["device"])
+    with recbole_refusals(f"{config['model']}: "), within_memory(config, "building the model"):
+        model = config.model_class(config, data).to(config["device"])
+    check_training_memory(config, model)
     trainer = tracked(trainer_of(config))(config, model)
     trainer.saved_model_file = str(file.with_name(f"{file.name}.pth"))
     if resume and isinstance(trainer, Trainer):  # the tree libraries train in one call, between whose rounds we cannot stop
@@ -209,13 +226,9 @@ def _warn_of_other_states(config: Config, file: Path) -> None:
 
 def _load_data(config: Config, logger: Logger) -> tuple[Any, tuple[Any, Any, Any]]:
     """RecBole's data set and the data loaders of its three parts; what it says of data that do not fit becomes one line."""
-    try:
+    about = f"dataset {config['dataset']!r} with {config['model']}: "
+    with recbole_refusals(about), within_memory(config, "reading the data"):
         dataset = create_dataset(config)
         logger.info(dataset)
-        if max(config["topk"]) >= dataset.item_num:
-            raise ValueError(f"topk = {config['topk']}: must be at most the number of items, {dataset.item_num - 1}")
+        check_sizes(config, dataset)
         return dataset, data_preparation(config, dataset)
-    except ValueError as error:
-        raise SettingsError(
-            f"dataset {config['dataset']!r} with {config['model']}: {' '.join(str(error).split())}"
-        ) from error

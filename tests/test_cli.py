@@ -138,6 +138,7 @@ def test_a_run_prints_the_table_and_writes_the_record(model, dataset, extra, tmp
         *settings,
         *extra,
     ]
+    Path("out").mkdir()
     assert main([*arguments, "--record=out/run.json"]) == 0
     table = capsys.readouterr().out
     record = json.loads(Path("out/run.json").read_text())

@@ -6,6 +6,7 @@ import argparse
 import re
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from recbole_diffusion.property_files import names_in
@@ -59,21 +60,21 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> None:
-    from recbole_diffusion.benchmark.record import result_table
+    from recbole_diffusion.benchmark.record import check_record_file, result_table, write_record
     from recbole_diffusion.run import run_recbole_diffusion
 
     settings = parse_settings(rest)
-    if options.protocol:
+    if options.protocol is not None:
         settings["protocol"] = options.protocol
+    if options.record is not None:
+        check_record_file(options.record)
     command = ["recbole-diffusion", *arguments]
     try:
         record = run_recbole_diffusion(
             options.model,
             options.dataset,
-            # RecBole's own scripts take the files as one argument with blanks.
-            [file for argument in options.config_files for file in argument.split()],
+            [file for argument in options.config_files for file in files_in(argument)],
             settings,
-            record=options.record,
             resume=options.resume,
             trust_pickle=options.trust_pickle,
             command=command,
@@ -83,7 +84,16 @@ def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> 
     overridden = "".join(f", {key} = {value}" for key, value in record["protocol_overrides"].items())
     print(f"\n{record['model']} on {record['dataset']}, protocol {record['protocol']}{overridden}, seed {record['seed']}, "
           f"best epoch {record['best_epoch']} of {record['epochs']}")  # fmt: skip
-    print(result_table(record))
+    print(result_table(record), flush=True)
+    if options.record is not None:  # after the table: a full disk costs the record, not the result
+        write_record(record, Path(options.record))
+
+
+def files_in(argument: str) -> list[str]:
+    """The files that an argument of ``--config_files`` names: one, whose name may have blanks, or several, as RecBole's own
+    scripts take them, between blanks.
+    """
+    return [argument] if Path(argument).is_file() else argument.split() or [argument]
 
 
 def _how_to_go_on(command: list[str], resume: bool) -> str:

@@ -188,5 +188,5 @@ def test_a_refit_of_nothing_selected_is_refused(model, settings, message):
 def test_a_split_without_validation_is_refused(tmp_path):
     split = {"eval_args": {"split": {"LS": "test_only"}, "group_by": "user", "order": "TO", "mode": "full"}}
     settings = QUIET | two_circles(tmp_path, users=20) | split | {"refit": True}
-    with pytest.raises(SettingsError, match="refit = True: the split has no validation part"):
+    with pytest.raises(SettingsError, match="each part is needed"):
         run_recbole_diffusion("SequentialKNN", "circles", None, settings)
