@@ -32,7 +32,7 @@ def check_data_files(config: Any) -> None:
         kind = "inter" if suffix in parts else suffix
         file = folder / f"{name}.{suffix}"
         if file.is_file() and (config["load_col"] is None or kind in config["load_col"]):
-            _check_file(config, file, kind)
+            _check_file(config, file, kind, may_have_no_rows=[suffix] == parts[1:2])
 
 
 def check_sizes(config: Any, dataset: Any) -> None:
@@ -49,7 +49,7 @@ def check_sizes(config: Any, dataset: Any) -> None:
         raise SettingsError(f"svd_rank = {rank}: must be at most {most}, one less than there are items or users")
 
 
-def _check_file(config: Any, file: Path, kind: str) -> None:
+def _check_file(config: Any, file: Path, kind: str, may_have_no_rows: bool) -> None:
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -61,6 +61,10 @@ def _check_file(config: Any, file: Path, kind: str) -> None:
     separator = config["field_separator"]
     columns = _columns(file, head, separator)
     _check_columns(config, file, kind, columns)
+    if not lines.read().strip():
+        if may_have_no_rows:  # a validation part: nothing is selected then
+            return
+        raise SettingsError(f"{file}: has no rows below its first line")
     if len(separator) == 1:
         _check_widths(file, text, separator, len(columns))
     _check_numbers(config, file, kind, text, separator, columns)
@@ -142,8 +146,6 @@ def _check_widths(file: Path, text: str, separator: str, width: int) -> None:
         filled = np.diff(ends, prepend=-1) > 1  # blank lines are skipped
         lines = np.flatnonzero(filled & (counts != width))
         wrong = (int(lines[0]) + 1, int(counts[lines[0]])) if len(lines) else None
-        if filled.sum() < 2:
-            raise SettingsError(f"{file}: has no rows below its first line")
     if wrong:
         line, found = wrong
         raise SettingsError(

@@ -143,7 +143,7 @@ def watch_first_batches(config: Any, model: Any, valid_data: Any) -> None:
     Raises:
         SettingsError: see :func:`within_memory`.
     """
-    if model_of(config.model_class) and config["torch_compile"] is not True:
+    if model_of(config.model_class) and not config["torch_compile"] and len(valid_data.dataset):
         with within_memory(config, "scoring a batch"), _same_draws(valid_data.generator), torch.no_grad():
             batch = next(iter(valid_data))[0].to(config["device"])
             model.eval()

@@ -1,4 +1,4 @@
-"""The three parts of a data set: none of them may be empty."""
+"""The three parts of a data set: none of them may be empty, but a validation part that the data bring empty."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def _refuse_empty_parts(original: Callable[..., Any]) -> Callable[..., Any]:
         parts = original(self)
         if is_checked(self.config, self.config.model_class):
             for name, part in zip(("training", "validation", "test"), parts, strict=False):
-                if not len(part.inter_feat):
+                # Data whose given validation part is empty say themselves that nothing is selected (LightGCN's papers).
+                without = name == "validation" and self.config["benchmark_filename"]
+                if not len(part.inter_feat) and not without:
                     told = self.config["benchmark_filename"] or self.config["eval_args"]["split"]
                     raise SettingsError(
                         f"dataset {self.config['dataset']!r}: the {name} part is empty; {told} splits it so"

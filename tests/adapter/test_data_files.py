@@ -9,7 +9,7 @@ from recbole_diffusion import run_recbole_diffusion
 from recbole_diffusion.adapter.config import build_config
 from recbole_diffusion.adapter.data_files import check_data_files
 from recbole_diffusion.settings import SettingsError
-from toy import COLUMNS, QUIET, two_circles
+from toy import COLUMNS, QUIET, checkerboard, two_circles, write_inter
 
 HEAD = b"user_id:token\titem_id:token\ttimestamp:float\n"
 ROW = b"1\t2\t3\n"
@@ -95,3 +95,14 @@ def test_an_empty_part_is_refused_before_training(tmp_path):
     with pytest.raises(SettingsError, match="dataset 'circles': the .* part is empty"):
         run_recbole_diffusion("DiffRec", "circles", None, data | {"topk": 5, "valid_metric": "NDCG@5"})
     assert not Path("saved").exists()
+
+
+def test_a_validation_part_that_the_data_bring_empty_is_theirs_to_say(tmp_path):
+    small = {"epochs": 2, "dims_dnn": [4], "topk": 5, "valid_metric": "NDCG@5"}
+    data = QUIET | checkerboard(tmp_path / "data", size=12) | small
+    write_inter(tmp_path / "data", "checkerboard", [], "valid")
+    record = run_recbole_diffusion("DiffRec", "checkerboard", None, data)
+    assert record["epochs"] == 2 and record["valid"] == {} and record["test"]
+    write_inter(tmp_path / "data", "checkerboard", [], "test")
+    with pytest.raises(SettingsError, match="checkerboard.test.inter: has no rows"):
+        run_recbole_diffusion("DiffRec", "checkerboard", None, data)
