@@ -27,10 +27,10 @@ JOBS = {
     "AAE": {"hidden": [8], "latent_dimension": 4, "d_hidden": [8], "train_batch_size": 16},
     "SequentialKNN": {},
     "GRU4Rec": {"embedding_size": 8, "hidden_size": 8, "num_layers": 1, "dropout_prob": 0.1, "train_neg_sample_args": None},
-    "SASRecBCE": {"hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_heads": 1},  # sampled negatives again
+    "PackedSASRec": {"loss": "bce", "hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_heads": 1},
     "DreamRec": {"hidden_size": 8, "steps": 5},
 }
-SEQUENTIAL = {"SequentialKNN", "GRU4Rec", "SASRecBCE", "DreamRec"}
+SEQUENTIAL = {"SequentialKNN", "GRU4Rec", "PackedSASRec", "DreamRec"}
 CLOSED = {"EASE", "Pop", "SequentialKNN"}
 
 
