@@ -1,9 +1,10 @@
-"""Gaussian diffusion, one piece per file, on torch and the standard library alone.
+"""Diffusion processes, one piece per file, on torch and the standard library alone.
 
 A network predicts x_0, eps or v; ``GaussianDiffusion.denoiser`` makes ``denoise(x_t, t) -> x0_hat`` of it; samplers
 take that and an explicit grid of times. Networks know no betas, samplers no parameterisations, and all noise is handed
 in. ``t`` is 0-based everywhere: code t = 0 is the papers' t = 1 (:mod:`~recbole_diffusion.diffusion.process` says it in
-full).
+full). Processes that are not Gaussian have the same few names: ``q_sample``, ``posterior``, ``prior`` for x_T, and ``step``
+from t to s, which ``samplers.stepwise`` repeats.
 
 ====================================================================  ==================================================
 equation                                                              where
@@ -23,11 +24,15 @@ f~ = (1 + w) f(x, c, t) - w f(x, Phi, t)                              ``guidance
 DiffRec's and DreamRec's networks and time embeddings                 ``denoisers.ItemMLP``, ``.ConditionedDenoiser``
 the law of all T steps of an affine denoiser, in one product          ``exact.affine_chain``
 DiffRec's reverse chain without item-sized intermediates              ``exact.HiddenChain``
+straight paths and Euler steps (rectified flow; FMRec)                ``flow.RectifiedFlow``
+0/1 rows mixed with draws of popularity (FlowCF)                      ``flow.BernoulliFlow``
+the reverse pass of these, over any grid                              ``samplers.stepwise``
 ====================================================================  ==================================================
 """
 
 from recbole_diffusion.diffusion.denoisers import ConditionedDenoiser, ItemMLP, activation_layer, sinusoidal_embedding
 from recbole_diffusion.diffusion.exact import AffineChain, HiddenChain, affine_chain
+from recbole_diffusion.diffusion.flow import BernoulliFlow, RectifiedFlow
 from recbole_diffusion.diffusion.guidance import classifier_free
 from recbole_diffusion.diffusion.noise import Noise, keyed_noise, stream_noise, zero_noise
 from recbole_diffusion.diffusion.objective import (
@@ -40,7 +45,7 @@ from recbole_diffusion.diffusion.objective import (
     training_loss,
 )
 from recbole_diffusion.diffusion.process import PREDICTIONS, Denoiser, GaussianDiffusion, Network
-from recbole_diffusion.diffusion.samplers import SAMPLERS, ancestral, ddim, dpmpp_2m, time_grid
+from recbole_diffusion.diffusion.samplers import SAMPLERS, SteppedProcess, ancestral, ddim, dpmpp_2m, stepwise, time_grid
 from recbole_diffusion.diffusion.schedule import SCHEDULES, make_betas
 from recbole_diffusion.diffusion.timesteps import ImportanceTimesteps, UniformTimesteps
 
@@ -49,6 +54,7 @@ __all__ = [
     "SAMPLERS",
     "SCHEDULES",
     "AffineChain",
+    "BernoulliFlow",
     "ConditionedDenoiser",
     "Denoiser",
     "ElboTerms",
@@ -58,6 +64,8 @@ __all__ = [
     "ItemMLP",
     "Network",
     "Noise",
+    "RectifiedFlow",
+    "SteppedProcess",
     "UniformTimesteps",
     "activation_layer",
     "affine_chain",
@@ -73,6 +81,7 @@ __all__ = [
     "prior_kl",
     "reconstruction_nll",
     "sinusoidal_embedding",
+    "stepwise",
     "stream_noise",
     "time_grid",
     "training_loss",
