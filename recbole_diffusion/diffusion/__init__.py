@@ -24,12 +24,14 @@ f~ = (1 + w) f(x, c, t) - w f(x, Phi, t)                              ``guidance
 DiffRec's and DreamRec's networks and time embeddings                 ``denoisers.ItemMLP``, ``.ConditionedDenoiser``
 the law of all T steps of an affine denoiser, in one product          ``exact.affine_chain``
 DiffRec's reverse chain without item-sized intermediates              ``exact.HiddenChain``
+Brownian bridge to an end point, and its posterior (BBDRec)           ``bridge.BrownianBridge``
 straight paths and Euler steps (rectified flow; FMRec)                ``flow.RectifiedFlow``
 0/1 rows mixed with draws of popularity (FlowCF)                      ``flow.BernoulliFlow``
 the reverse pass of these, over any grid                              ``samplers.stepwise``
 ====================================================================  ==================================================
 """
 
+from recbole_diffusion.diffusion.bridge import BrownianBridge, bridge_levels
 from recbole_diffusion.diffusion.denoisers import ConditionedDenoiser, ItemMLP, activation_layer, sinusoidal_embedding
 from recbole_diffusion.diffusion.exact import AffineChain, HiddenChain, affine_chain
 from recbole_diffusion.diffusion.flow import BernoulliFlow, RectifiedFlow
@@ -55,6 +57,7 @@ __all__ = [
     "SCHEDULES",
     "AffineChain",
     "BernoulliFlow",
+    "BrownianBridge",
     "ConditionedDenoiser",
     "Denoiser",
     "ElboTerms",
@@ -70,6 +73,7 @@ __all__ = [
     "activation_layer",
     "affine_chain",
     "ancestral",
+    "bridge_levels",
     "classifier_free",
     "ddim",
     "dpmpp_2m",

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recbole_diffusion.diffusion import BernoulliFlow, RectifiedFlow, stepwise, time_grid
+from recbole_diffusion.diffusion import BernoulliFlow, BrownianBridge, RectifiedFlow, stepwise, time_grid
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
@@ -39,6 +39,14 @@ def test_euler_of_a_linear_field_converges_at_first_order():
             x = flow.step(0.3 * x, x, t, t - 1)
         errors.append(abs(float(x) - 0.5**0.7))
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.1) and errors[1] / errors[2] == pytest.approx(2, rel=0.05)
+
+
+def test_the_straight_path_is_the_bridge_without_variance(rng):
+    flow, bridge = RectifiedFlow(5), BrownianBridge(torch.arange(1, 6, dtype=torch.float64) / 5, variance=0.0)
+    x_0, eps, unused = (torch.randn(5, 3, generator=rng, dtype=torch.float64) for _ in range(3))
+    t = torch.arange(5)
+    torch.testing.assert_close(flow.q_sample(x_0, t, eps), bridge.q_sample(x_0, t, unused, eps))
+    torch.testing.assert_close(flow.step(x_0, eps, 3, 1), bridge.step(x_0, eps, 3, 1))
 
 
 def test_levels_instead_of_steps_and_at_each_position(rng):
