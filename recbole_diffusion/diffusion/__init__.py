@@ -27,6 +27,8 @@ DiffRec's reverse chain without item-sized intermediates              ``exact.Hi
 Brownian bridge to an end point, and its posterior (BBDRec)           ``bridge.BrownianBridge``
 straight paths and Euler steps (rectified flow; FMRec)                ``flow.RectifiedFlow``
 0/1 rows mixed with draws of popularity (FlowCF)                      ``flow.BernoulliFlow``
+heat on the graph of items and its reverse step (GiffCF)              ``heat.GraphHeat``
+blur and sharpen as one polynomial (BSPM)                             ``heat.sharpen``
 the reverse pass of these, over any grid                              ``samplers.stepwise``
 ====================================================================  ==================================================
 """
@@ -36,6 +38,7 @@ from recbole_diffusion.diffusion.denoisers import ConditionedDenoiser, ItemMLP, 
 from recbole_diffusion.diffusion.exact import AffineChain, HiddenChain, affine_chain
 from recbole_diffusion.diffusion.flow import BernoulliFlow, RectifiedFlow
 from recbole_diffusion.diffusion.guidance import classifier_free
+from recbole_diffusion.diffusion.heat import GraphHeat, Smooth, sharpen
 from recbole_diffusion.diffusion.noise import Noise, keyed_noise, stream_noise, zero_noise
 from recbole_diffusion.diffusion.objective import (
     ElboTerms,
@@ -62,12 +65,14 @@ __all__ = [
     "Denoiser",
     "ElboTerms",
     "GaussianDiffusion",
+    "GraphHeat",
     "HiddenChain",
     "ImportanceTimesteps",
     "ItemMLP",
     "Network",
     "Noise",
     "RectifiedFlow",
+    "Smooth",
     "SteppedProcess",
     "UniformTimesteps",
     "activation_layer",
@@ -84,6 +89,7 @@ __all__ = [
     "posterior_kl",
     "prior_kl",
     "reconstruction_nll",
+    "sharpen",
     "sinusoidal_embedding",
     "stepwise",
     "stream_noise",
