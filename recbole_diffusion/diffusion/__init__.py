@@ -29,10 +29,12 @@ straight paths and Euler steps (rectified flow; FMRec)                ``flow.Rec
 0/1 rows mixed with draws of popularity (FlowCF)                      ``flow.BernoulliFlow``
 heat on the graph of items and its reverse step (GiffCF)              ``heat.GraphHeat``
 blur and sharpen as one polynomial (BSPM)                             ``heat.sharpen``
+absorbing diffusion of tokens; one token is cross-entropy             ``absorbing.AbsorbingDiffusion``
 the reverse pass of these, over any grid                              ``samplers.stepwise``
 ====================================================================  ==================================================
 """
 
+from recbole_diffusion.diffusion.absorbing import AbsorbingDiffusion
 from recbole_diffusion.diffusion.bridge import BrownianBridge, bridge_levels
 from recbole_diffusion.diffusion.denoisers import ConditionedDenoiser, ItemMLP, activation_layer, sinusoidal_embedding
 from recbole_diffusion.diffusion.exact import AffineChain, HiddenChain, affine_chain
@@ -58,6 +60,7 @@ __all__ = [
     "PREDICTIONS",
     "SAMPLERS",
     "SCHEDULES",
+    "AbsorbingDiffusion",
     "AffineChain",
     "BernoulliFlow",
     "BrownianBridge",
