@@ -73,6 +73,7 @@ MODELS = {
         _general("TDiffRec", "diffusion", module="diffrec"),
         _general("LDiffRec", "diffusion", trainer="ldiffrec"),
         _general("LTDiffRec", "diffusion", module="ldiffrec", trainer="ldiffrec"),
+        _general("GiffCF", "diffusion"),
         _sequential("DreamRec", "diffusion"),
         _sequential("SASRecBCE", "sequential"),
         _general("CFGAN", "GAN", trainer="gan"),
