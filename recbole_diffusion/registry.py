@@ -74,6 +74,7 @@ MODELS = {
         _general("LDiffRec", "diffusion", trainer="ldiffrec"),
         _general("LTDiffRec", "diffusion", module="ldiffrec", trainer="ldiffrec"),
         _general("GiffCF", "diffusion"),
+        _general("BSPM", "diffusion"),
         _sequential("DreamRec", "diffusion"),
         _sequential("SASRecBCE", "sequential"),
         _general("CFGAN", "GAN", trainer="gan"),
