@@ -75,6 +75,7 @@ MODELS = {
         _general("LTDiffRec", "diffusion", module="ldiffrec", trainer="ldiffrec"),
         _general("GiffCF", "diffusion"),
         _general("BSPM", "diffusion"),
+        _general("FlowCF", "diffusion"),
         _sequential("DreamRec", "diffusion"),
         _sequential("SASRecBCE", "sequential"),
         _general("CFGAN", "GAN", trainer="gan"),
