@@ -17,6 +17,7 @@ _PUBLIC = {
     "load_data_and_model": "recbole_diffusion.adapter.checkpoint",
     "register": "recbole_diffusion.adapter",
     "run_recbole_diffusion": "recbole_diffusion.run",
+    "trust_pickles": "recbole_diffusion.adapter.pickles",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from recbole_diffusion.commands import benchmark, convert, elbo, models, run, speed
+from recbole_diffusion.commands import benchmark, convert, elbo, models, plot, run, speed
 from recbole_diffusion.settings import NonFiniteLossError, SettingsError
 from recbole_diffusion.version import __version__
 
@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NonFiniteLossError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"error: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `recbole-diffusion models | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"recbole-diffusion {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (run, models, convert, benchmark, elbo, speed):
+    for command in (run, models, convert, benchmark, plot, elbo, speed):
         command.add(commands)
     return parser
 

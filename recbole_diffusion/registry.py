@@ -29,6 +29,7 @@ class Model:
         protocol: evaluation protocol where the user names none; None leaves RecBole's defaults.
         trainer: module in ``recbole_diffusion.adapter.trainer`` that has the class ``<name>Trainer``, for a model that
             RecBole's own trainer cannot train; empty: RecBole's.
+        packs: a sequential model that can train at all positions of a sequence (``train_positions``).
         reads_history: trains on whole user rows of the interaction matrix, not on single interactions.
         stock_yaml: the RecBole model whose YAML file this one reads (for RecBole's own classes under another name).
     """
@@ -39,6 +40,7 @@ class Model:
     module: str = ""
     protocol: str | None = None
     trainer: str = ""
+    packs: bool = False
     reads_history: bool = False
     stock_yaml: str | None = None
 
@@ -66,6 +68,8 @@ def _stock(name: str) -> Model:
     return Model(f"Stock{name}", "general_recommender", "diffusion", module="stock", stock_yaml=name)
 
 
+# RecBole finds a model's class, YAML file, data loader and trainer by its name, in tables of its own. This list is what
+# adapter/ completes those tables from; a model that is missing here gets RecBole's defaults, silently.
 MODELS = {
     model.name: model
     for model in (
@@ -76,12 +80,14 @@ MODELS = {
         _general("GiffCF", "diffusion"),
         _general("BSPM", "diffusion"),
         _general("FlowCF", "diffusion"),
-        _sequential("DreamRec", "diffusion"),
-        _sequential("SASRecBCE", "sequential"),
+        _sequential("DreamRec", "diffusion", packs=True),
+        _sequential("PackedSASRec", "sequential", packs=True),
+        _sequential("PackedGRU4Rec", "sequential", packs=True),
         _general("CFGAN", "GAN", trainer="gan"),
         _general("AAE", "GAN", trainer="gan"),
         _general("IRGAN", "GAN", trainer="gan"),
         _general("TEASE", "simple"),
+        _sequential("SequentialKNN", "simple", trainer="closed_form"),
         _stock("DiffRec"),
         _stock("LDiffRec"),
     )
@@ -117,6 +123,12 @@ _TASKS = {
 def find(name: str | None) -> Model | None:
     """The plugin's model of that name, or None."""
     return MODELS.get(name) if isinstance(name, str) else None
+
+
+def model_of(cls: type) -> Model | None:
+    """The plugin's model of that class, or None; a class of the user's own may bear the name of one of ours."""
+    model = find(cls.__name__)
+    return model if model is not None and model.load() is cls else None
 
 
 def closest(name: str, known: Iterable[str]) -> str:

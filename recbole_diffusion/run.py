@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import sys
 from collections.abc import Sequence
 from logging import Logger, getLogger
@@ -11,14 +12,19 @@ from typing import Any
 
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
-from recbole.utils import get_environment, get_trainer, init_logger, init_seed, set_color
+from recbole.trainer import Trainer
+from recbole.utils import get_environment, init_logger, init_seed, set_color
 
-from recbole_diffusion.adapter.checkpoint import load_weights
+from recbole_diffusion.adapter.checkpoint import load_checkpoint, load_weights, settings_of
 from recbole_diffusion.adapter.config import build_config, check_dataset
 from recbole_diffusion.adapter.eval_input import show_validation_items
-from recbole_diffusion.adapter.lookup import get_model
+from recbole_diffusion.adapter.lookup import trainer_of
+from recbole_diffusion.adapter.pickles import trust_pickles
+from recbole_diffusion.adapter.processes import check_processes, launch
+from recbole_diffusion.adapter.refit import BOTH_PARTS, selected_epochs, union_loader
 from recbole_diffusion.adapter.trainer import tracked
-from recbole_diffusion.benchmark.record import Run, make_record, settings_hash, write_record
+from recbole_diffusion.adapter.trainer.adversarial import AdversarialTrainer
+from recbole_diffusion.benchmark.record import Run, best_epoch, make_record, settings_hash, what_counts, write_record
 from recbole_diffusion.settings import SettingsError
 
 
@@ -30,6 +36,7 @@ def run_recbole_diffusion(
     *,
     record: str | Path | None = None,
     resume: bool = False,
+    trust_pickle: bool = False,
     command: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Trains and evaluates a model, ours or RecBole's.
@@ -41,6 +48,7 @@ def run_recbole_diffusion(
         config_dict: settings; these win over the files.
         record: file for the JSON record.
         resume: keep the training state at every epoch, and go on from it if an earlier run left one.
+        trust_pickle: read pickled data sets, data loaders and pretrained models, which **can run any code**.
         command: the command line, for the record.
 
     Returns:
@@ -51,9 +59,42 @@ def run_recbole_diffusion(
     """
     config = build_config(model, dataset, config_file_list, config_dict)
     check_dataset(config)
+    command = command or sys.argv
+    if config["nproc"] > 1:
+        _check_processes(config, resume)
     if record is not None:
         Path(record).parent.mkdir(parents=True, exist_ok=True)
-    return run(config, record=record, resume=resume, command=command or sys.argv)
+    if config["nproc"] > 1:
+        asked = (model, dataset, config_file_list, config_dict, record, command, trust_pickle)
+        return launch(_run_as_one_of_several, config["nproc"], *asked)
+    with trust_pickles(trust_pickle):
+        return run(config, record=record, resume=resume, command=command)
+
+
+def _check_processes(config: Config, resume: bool) -> None:
+    """Refuses what several processes cannot do."""
+    trainer = trainer_of(config)
+    if issubclass(trainer, AdversarialTrainer):
+        trainer.check_processes(config)
+    if resume:
+        raise SettingsError(f"nproc = {config['nproc']!r}: must be 1 for resume, which keeps the state of one process")
+    check_processes(config)
+
+
+def _run_as_one_of_several(
+    settings: dict[str, Any],
+    model: str | type,
+    dataset: str,
+    config_file_list: Sequence[str | Path] | None,
+    config_dict: dict[str, Any] | None,
+    record: str | Path | None,
+    command: Sequence[str],
+    trust_pickle: bool,
+) -> dict[str, Any]:
+    """What each process of a multi-process run does; the first one writes the record."""
+    config = build_config(model, dataset, config_file_list, {**(config_dict or {}), **settings})
+    with trust_pickles(trust_pickle):
+        return run(config, record=record if settings["local_rank"] == 0 else None, command=command)
 
 
 def run(
@@ -69,54 +110,111 @@ def run(
     logger = getLogger()
     logger.info(config)
 
-    train_data, valid_data, test_data = _load_data(config, logger)
+    dataset, loaders = _load_data(config, logger)
+    train_data, valid_data, test_data = loaders
+    parts = {name: data._dataset for name, data in zip(("train", "valid", "test"), loaders, strict=True)}
+    file = Path(config["checkpoint_dir"]) / f"{config['model']}-{config['dataset']}-{settings_hash(config)}"
 
-    # The model's draws do not depend on how many the data took.
-    init_seed(config["seed"], config["reproducibility"])
-    model = get_model(config["model"])(config, train_data._dataset).to(config["device"])
-    logger.info(model)
-
-    trainer = tracked(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
-    stem = f"{config['model']}-{config['dataset']}-{settings_hash(config)}"
-    trainer.saved_model_file = str(Path(config["checkpoint_dir"]) / f"{stem}.pth")
-    trainer.state_file = Path(config["checkpoint_dir"]) / f"{stem}.resume.pth" if resume else None
-
+    both_data = union_loader(config, dataset, *parts.values()) if config["refit"] else None
+    trainer = _make_trainer(config, parts["train"], file, resume)
+    logger.info(trainer.model)
     _, valid = trainer.fit(train_data, valid_data, show_progress=config["show_progress"])
+    curve, refitted = trainer.curve, None
+    if both_data is not None:
+        epochs = selected_epochs(best_epoch(curve, config["valid_metric_bigger"]), config)
+        logger.info(set_color("Training anew", "blue") + f" on training and validation parts: {epochs} epochs")
+        trainer = _make_trainer(config, both_data._dataset, _refit_file(file), resume)
+        trainer.epochs, trainer.trained_on = epochs, BOTH_PARTS
+        trainer.fit(both_data, show_progress=config["show_progress"])
+        refitted = {"epochs": epochs, "curve": trainer.curve}
+
     started = perf_counter()
-    more_input = config["test_input"] == "train+valid"
+    more_input = config["test_input"] == "train+valid" and refitted is None
     if more_input:
-        load_weights(model, trainer.saved_model_file, config["device"])
-        show_validation_items(model, train_data._dataset, valid_data._dataset)
+        load_weights(trainer.model, trainer.saved_model_file, config["device"])
+        show_validation_items(trainer.model, parts["train"], parts["valid"])
     test = trainer.evaluate(test_data, load_best_model=not more_input, show_progress=config["show_progress"])
     finished = Run(
         config=config,
-        model=model,
-        parts={"train": train_data._dataset, "valid": valid_data._dataset, "test": test_data._dataset},
-        curve=trainer.curve,
+        model=trainer.model,
+        parts=parts,
+        curve=curve,
         checkpoint=trainer.saved_model_file,
         valid=dict(valid or {}),
+        refit=refitted,
         test=dict(test or {}),
         test_eval_s=perf_counter() - started,
         command=list(command),
     )
     logger.info("The running environment of this training is as follows:\n" + get_environment(config).draw())
-    logger.info(set_color("best valid ", "yellow") + f": {valid}")
+    logger.info(set_color("best valid ", "yellow") + f": {finished.valid}")
     logger.info(set_color("test result", "yellow") + f": {test}")
 
     result = make_record(finished)
     if record is not None:
         write_record(result, Path(record))
+    # Kept until now: a kill during the evaluation must not cost the training.
+    for kept in (_state_file(file), _state_file(_refit_file(file))) if resume else ():
+        kept.unlink(missing_ok=True)
     return result
 
 
-def _load_data(config: Config, logger: Logger) -> tuple[Any, Any, Any]:
-    """RecBole's three data loaders; what it says of data that do not fit becomes one line."""
+def _make_trainer(config: Config, data: Any, file: Path, resume: bool) -> Any:
+    """A new model, and the trainer that keeps its checkpoint, and with ``resume`` its state, under the name ``file``."""
+    # The model's draws do not depend on how many the data, or an earlier training, took; each of several processes has
+    # draws of its own.
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    model = config.model_class(config, data).to(config["device"])
+    trainer = tracked(trainer_of(config))(config, model)
+    trainer.saved_model_file = str(file.with_name(f"{file.name}.pth"))
+    if resume and isinstance(trainer, Trainer):  # the tree libraries train in one call, between whose rounds we cannot stop
+        trainer.state_file = _state_file(file)
+        _warn_of_other_states(config, trainer.state_file)
+    return trainer
+
+
+def _state_file(file: Path) -> Path:
+    """Where the training state of a run is kept until the run has ended."""
+    return file.with_name(f"{file.name}.resume.pth")
+
+
+def _refit_file(file: Path) -> Path:
+    """The name of the second training of a run that trains anew."""
+    return file.with_name(f"{file.name}-refit")
+
+
+def _warn_of_other_states(config: Config, file: Path) -> None:
+    """Says so where there is a training state of the same model and data set, but of other settings."""
+    if file.exists():
+        return
+    settings = what_counts(settings_of(config))
+    for other in sorted(file.parent.glob(f"{glob.escape(config['model'])}-*.resume.pth")):
+        try:
+            state = load_checkpoint(other, "cpu")
+        except ValueError:
+            continue
+        if (state["model"], state["dataset"]) != (config["model"], config["dataset"]):
+            continue
+        kept = what_counts(state["settings"])
+        differing = [
+            f"{key} = {kept.get(key)!r} there, {settings.get(key)!r} here"
+            for key in sorted({*kept, *settings})
+            if kept.get(key) != settings.get(key)
+        ]
+        getLogger().warning(
+            f"resume: this run starts from the beginning. {other} is the state of a run under other settings "
+            f"({'; '.join(differing)}); give those to go on from it"
+        )
+
+
+def _load_data(config: Config, logger: Logger) -> tuple[Any, tuple[Any, Any, Any]]:
+    """RecBole's data set and the data loaders of its three parts; what it says of data that do not fit becomes one line."""
     try:
         dataset = create_dataset(config)
         logger.info(dataset)
         if max(config["topk"]) >= dataset.item_num:
             raise ValueError(f"topk = {config['topk']}: must be at most the number of items, {dataset.item_num - 1}")
-        return data_preparation(config, dataset)
+        return dataset, data_preparation(config, dataset)
     except ValueError as error:
         raise SettingsError(
             f"dataset {config['dataset']!r} with {config['model']}: {' '.join(str(error).split())}"

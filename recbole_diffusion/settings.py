@@ -8,13 +8,22 @@ from __future__ import annotations
 import ast
 import dataclasses
 import math
+import operator
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 S = TypeVar("S", bound="Settings")
 
-_WORDS = {"true": True, "false": False, "none": None, "null": None}
+_OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
 
 
 class SettingsError(ValueError):
@@ -123,13 +132,47 @@ def _wanted(kind: type, rule: Mapping[str, Any]) -> str:
 
 
 def parse_setting(text: str) -> Any:
-    """Reads a setting given as text: a Python literal, or true/false/none/null in any case, or else the text itself.
+    """Reads a setting of our command line: as :func:`parse_literal` does, and none and null in any case are None.
 
-    >>> parse_setting("[64, 32]"), parse_setting("1e-3"), parse_setting("True"), parse_setting("full")
-    ([64, 32], 0.001, True, 'full')
+    >>> parse_setting("[64, 32]"), parse_setting("1e-3"), parse_setting("none"), parse_setting("full")
+    ([64, 32], 0.001, None, 'full')
+    """
+    return None if text.lower() in ("none", "null") else parse_literal(text)
+
+
+def parse_literal(text: str) -> Any:
+    """Reads a setting given as text: a Python literal, arithmetic included, true or false in any case, or the text itself.
+
+    RecBole does the same by ``eval``. Other expressions stay text here, since settings come with other people's files.
+
+    >>> parse_literal("2*1024"), parse_literal("TRUE"), parse_literal("none"), parse_literal("print(1)")
+    (2048, True, 'none', 'print(1)')
     """
     try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return _WORDS.get(text.lower(), text)
+        value = ast.literal_eval(_Arithmetic().visit(ast.parse(text.lstrip(" \t"), mode="eval")))
+    except (ValueError, SyntaxError, TypeError, ArithmeticError, MemoryError, RecursionError):
+        return {"true": True, "false": False}.get(text.lower(), text)
     return value if value is None or isinstance(value, (str, int, float, list, tuple, dict)) else text
+
+
+class _Arithmetic(ast.NodeTransformer):
+    """Replaces operations on numbers by their results."""
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        self.generic_visit(node)
+        number = _number(node.operand)
+        return ast.Constant(-number) if isinstance(node.op, ast.USub) and number is not None else node
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        left, right = _number(node.left), _number(node.right)
+        if left is None or right is None or type(node.op) not in _OPERATORS:
+            return node
+        if isinstance(node.op, ast.Pow) and (abs(left) > 1e6 or abs(right) > 64):
+            return node  # a number that would fill the memory
+        return ast.Constant(_OPERATORS[type(node.op)](left, right))
+
+
+def _number(node: ast.AST) -> int | float | None:
+    value = node.value if isinstance(node, ast.Constant) else None
+    return value if isinstance(value, (int, float)) else None

@@ -1,5 +1,6 @@
 """Every test runs in an empty folder and without a command line: RecBole writes into the one and reads the other."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -19,5 +20,7 @@ def clean_surroundings(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    # Two test processes on two cores are faster than one that fights over them.
+    # Two test processes on two cores are faster than one that fights over them. Processes that a test starts get what it
+    # has: with another number of threads a sum has other last digits.
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())

@@ -1,4 +1,5 @@
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,31 @@ def test_settings_in_both_spellings():
         parse_settings(["--a", "--b=1"])
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("[train,valid,test]", ["train", "valid", "test"]),
+        ("['train',valid, \"test\"]", ["train", "valid", "test"]),
+        ("(a, b)", ("a", "b")),
+        ("[user_id,item-id,a.b,NDCG@10,ü]", ["user_id", "item-id", "a.b", "NDCG@10", "ü"]),
+        ("[word, -1, 2.5, 1e-3, .5, true, None, NONE]", ["word", -1, 2.5, 1e-3, 0.5, True, None, None]),
+        ("{'mode': full}", {"mode": "full"}),
+        ("{mode: {valid: full, test: uni10}, split: {RS: [0.8, 0.1, 0.1]}}",
+         {"mode": {"valid": "full", "test": "uni10"}, "split": {"RS": [0.8, 0.1, 0.1]}}),
+        ("{inter: [user_id, 'a, b']}", {"inter": ["user_id", "a, b"]}),
+        # Not lists of words, and not run: they stay the text that they are.
+        ("[__import__('os').getcwd()]", "[__import__('os').getcwd()]"),
+        ("[train,valid", "[train,valid"),
+        ("[two words]", "[two words]"),
+        ("[x for x in y]", "[x for x in y]"),
+        ("word, word", "word, word"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_words_in_brackets_need_no_quotes(text, value):
+    assert parse_settings([f"--a={text}", "--b", "1"]) == {"a": value, "b": 1}
+
+
 def test_help_shows_examples(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["run", "--help"])
@@ -95,14 +121,14 @@ def test_models_lists_ours_and_recbole_s(capsys):
     [
         ("DreamRec", "circles", ["--hidden_size=8", "--steps=5"]),
         ("DiffRec", "checkerboard", ["--dims_dnn", "[8]", "--eval_step", "1"]),
-        ("Pop", "checkerboard", []),
+        ("Pop", "checkerboard", ["--benchmark_filename=[train,valid,test]"]),
         ("EASE", "checkerboard", []),
-        ("SASRec", "circles", ["--protocol=leave-one-out"]),
+        ("SASRec", "circles", []),
     ],
 )
 def test_a_run_prints_the_table_and_writes_the_record(model, dataset, extra, tmp_path, capsys):
     data = two_circles(tmp_path / "data") if dataset == "circles" else checkerboard(tmp_path / "data")
-    settings = [f"--{key}={value}" for key, value in data.items()]
+    settings = [f"--{key}={value}" for key, value in data.items() if not any(key in argument for argument in extra)]
     arguments = [
         "run",
         f"--model={model}",
@@ -116,10 +142,26 @@ def test_a_run_prints_the_table_and_writes_the_record(model, dataset, extra, tmp
     table = capsys.readouterr().out
     record = json.loads(Path("out/run.json").read_text())
     assert record["model"] == model and record["dataset"] == dataset and record["seed"] == 2020
+    assert record["protocol"] == ("leave-one-out" if dataset == "circles" else "given-parts (metrics of ratio-80-10-10)")
     for part in ("valid", "test"):
-        assert set(record[part]) >= {"recall@10", "ndcg@10"}
+        assert set(record[part]) == {f"{name}@{k}" for name in ("recall", "mrr", "ndcg", "hit", "precision") for k in (10, 20)}
     for name, value in record["test"].items():
         assert any(line.split() == [name, f"{record['valid'][name]:.4f}", f"{value:.4f}"] for line in table.splitlines())
     assert record["data"]["rows"]["test"] > 0 and len(record["data"]["fingerprint"]) == 16
     assert record["settings"]["epochs"] == 2 and record["command"][:2] == ["recbole-diffusion", "run"]
     assert record["epochs"] == len(record["curve"]) and record["parameters"] >= 0
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_ctrl_c_says_how_to_go_on(resume, tmp_path, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recbole_diffusion.run._load_data", interrupt)
+    settings = [f"--{key}={value}" for key, value in checkerboard(tmp_path / "my data").items()]
+    arguments = ["run", "--model=BPR", "--dataset=checkerboard", *settings, *(["--resume"] if resume else [])]
+    assert main(arguments) == 130
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    said, command = line.split(": recbole-diffusion ")
+    assert ("no training state was kept" in said) != resume
+    assert shlex.split(command) == [*arguments, *([] if resume else ["--resume"])]

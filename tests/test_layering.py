@@ -19,12 +19,13 @@ MAY_IMPORT = {
     "diffusion": {"diffusion"},
     "convert": {"convert", "settings"},
     "model": {"model", "diffusion"} | LIGHT,
-    "adapter": {"adapter"} | LIGHT,
+    "adapter": {"adapter", "model"} | LIGHT,
     "benchmark": {"benchmark", "adapter"} | LIGHT,
     "speed": {"speed", "benchmark", "adapter", "model", "diffusion"} | LIGHT,
     "analysis": {"analysis", "adapter", "model", "diffusion"} | LIGHT,
+    "plots": {"plots", "analysis", "adapter", "model", "diffusion"} | LIGHT,
     "run.py": {"benchmark", "adapter"} | LIGHT,
-    "commands": {"commands", "run", "benchmark", "speed", "analysis", "convert", "adapter"} | LIGHT,
+    "commands": {"commands", "run", "benchmark", "speed", "analysis", "plots", "convert", "adapter"} | LIGHT,
     "cli.py": {"commands"} | LIGHT,
 }
 OUTSIDE = {"diffusion": {"torch"}}
@@ -72,7 +73,7 @@ def test_the_library_needs_torch_alone(part):
             assert top in OUTSIDE[part] or top in sys.stdlib_module_names, f"{file.relative_to(PACKAGE)} imports {top}"
 
 
-COMMANDS = ("run", "models", "convert", "benchmark", "elbo", "speed")
+COMMANDS = ("run", "models", "convert", "benchmark", "plot", "elbo", "speed")
 
 
 @pytest.mark.parametrize("command", ["--help", "--version", "models", *(f"{name} --help" for name in COMMANDS)])

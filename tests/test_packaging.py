@@ -32,6 +32,7 @@ print(recbole_diffusion.__file__, properties_dir(), sep="\\n")
 
 # README.md tells the user to run these; .ci/run proves that they work.
 README_COMMANDS = (
+    "pip install --no-deps recbole==1.2.1",
     "pip install -c constraints.txt -e .",
     "python run_recbole_diffusion.py --model=DreamRec",
     "pip install -c constraints.txt -e '.[test]'",

@@ -1,7 +1,7 @@
-"""Where settings come from: the layers, the known keys, and the check of both.
+"""Builds and checks RecBole's ``Config``: merge order, known keys, value checks.
 
-Lowest to highest: RecBole's overall and task defaults, the protocol, the data set's YAML (RecBole's, ours, and the one
-beside the data), our model's YAML, then the user's files, dictionary and command line. RecBole's ``Config`` does the
+Lowest to highest: RecBole's own defaults (overall, task, model, data set), the protocol, the data set's YAML (ours, then the
+one beside the data), our model's YAML, then the user's files, dictionary and command line. RecBole's ``Config`` does the
 merging; :func:`install` hangs our layers into it, so stock entry points read them too.
 """
 
@@ -13,31 +13,45 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from recbole.config import Config
+from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
 from recbole.utils import ModelType, argument_list
 
 from recbole_diffusion.adapter.eval_input import check_test_input
 from recbole_diffusion.adapter.patch import replace
+from recbole_diffusion.adapter.refit import check_refit
+from recbole_diffusion.adapter.seen_items import check_mask_seen
 from recbole_diffusion.property_files import names_in, properties_dir, read_yaml
-from recbole_diffusion.registry import Model, closest, find, recbole_dir
+from recbole_diffusion.registry import closest, model_of, recbole_dir
 from recbole_diffusion.settings import Settings, SettingsError, setting
 
 # Keys of the plugin's own, with their defaults.
 PLUGIN_KEYS: dict[str, Any] = {
     "strict_config": True,  # refuse unknown keys
+    "corrections": True,  # change results of RecBole's own models (corrections.py); off for those in a stock script
     "protocol": None,  # name of the evaluation
     "empty_histories": "pad",  # or drop: what becomes of rows without a history in given parts (given_histories.py)
     "test_input": "train",  # or train+valid: what general models see at test time (eval_input.py)
+    "mask_seen": None,  # or True, False: whether what a user has had is ranked (seen_items.py); None: as RecBole has it
+    "refit": False,  # or True: test a model trained anew on the training and validation parts (refit.py)
     "matmul_precision": "highest",  # or high, medium: float32 products of our models (model/accelerate.py)
+    "nproc": 1,  # processes that train one model (processes.py)
     "torch_compile": False,  # compile our models' networks
 }
 
 # What an evaluation protocol decides; a user's value for one of these is an override that the record names.
-PROTOCOL_KEYS = ("eval_args", "metrics", "topk", "valid_metric", "repeatable", "test_input")
+PROTOCOL_KEYS = ("eval_args", "metrics", "topk", "valid_metric", "repeatable", "test_input", "mask_seen", "refit")
+
+
+class RunConfig(Config):
+    """RecBole's ``Config`` under our own commands: RecBole's models get a protocol of ours too, so that rows can be compared.
+
+    Under stock scripts they keep RecBole's own evaluation, which ``protocol = recbole-default`` brings back here.
+    """
 
 
 def build_config(
@@ -55,7 +69,7 @@ def build_config(
         read_yaml(Path(file))
     try:
         with ignore_command_line():
-            config = Config(model=model, dataset=dataset, config_file_list=config_file_list, config_dict=config_dict)
+            config = RunConfig(model=model, dataset=dataset, config_file_list=config_file_list, config_dict=config_dict)
     except SettingsError:
         raise
     except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
@@ -90,7 +104,7 @@ def _checked_init(original: Callable[..., None]) -> Callable[..., None]:
     def init(self: Config, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
         # A script that runs RecBole's own models sees RecBole's own behaviour; ours are always checked.
-        if find(self.model):
+        if model_of(self.model_class):
             check_config(self)
 
     return init
@@ -99,26 +113,52 @@ def _checked_init(original: Callable[..., None]) -> Callable[..., None]:
 def _with_our_layers(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def load(self: Config, model: str, model_class: type, dataset: str) -> None:
-        spec = find(model)
+        spec = model_of(model_class)
         # Our models take no key from a RecBole YAML of the same name; "-" names no file.
         original(self, (spec.stock_yaml or "-") if spec else model, model_class, dataset)
         for key, value in PLUGIN_KEYS.items():
             self.internal_config_dict.setdefault(key, value)
-        self.internal_config_dict.update(_our_layers(self, model, spec, dataset))
+        self.internal_config_dict["corrections"] = _corrects(self, model_class)
+        self.internal_config_dict.update(_our_layers(self, model, model_class, dataset))
         _drop_negatives_under_ce(self)
 
     return load
 
 
-def _our_layers(config: Config, model: str, spec: Model | None, dataset: str) -> dict[str, Any]:
+def _our_layers(config: Config, model: str, model_class: type, dataset: str) -> dict[str, Any]:
     given = config.external_config_dict
     data_path = given.get("data_path", config.internal_config_dict["data_path"])
-    of_dataset = _read_all(properties_dir() / "dataset" / f"{dataset}.yaml", Path(data_path) / dataset / f"{dataset}.yaml")
+    # A stock script that runs a model of RecBole's gets RecBole's settings: it knows nothing of a YAML beside the data.
+    corrects = given.get("corrections", _corrects(config, model_class))
+    of_dataset = _of_dataset(dataset, Path(data_path) / dataset) if corrects else {}
     # Who names the protocol: the user, or the data set (for the parts that it brings), or the model.
     of_parts = of_dataset.get("protocol") if given.get("benchmark_filename", True) else None
-    protocol = given.get("protocol") or of_parts or (spec.protocol if spec else None)
-    of_protocol = read_yaml(protocol_file(protocol)) if protocol else {}
-    return of_protocol | of_dataset | _read_all(properties_dir() / "model" / f"{model}.yaml") | {"protocol": protocol}
+    protocol = given.get("protocol") or of_parts or _default_protocol(config, model_class)
+    of_protocol = {} if protocol in (None, "recbole-default") else read_yaml(protocol_file(protocol))
+    spec = model_of(model_class)
+    of_model = read_yaml(properties_dir() / "model" / f"{model}.yaml") if spec and not spec.stock_yaml else {}
+    return of_protocol | of_dataset | of_model | {"protocol": protocol}
+
+
+def _corrects(config: Config, model_class: type) -> bool:
+    """Whether results of RecBole's are corrected unless the user says otherwise: in our commands and for our models."""
+    return isinstance(config, RunConfig) or model_of(model_class) is not None
+
+
+def _of_dataset(dataset: str, folder: Path) -> dict[str, Any]:
+    """What the YAML files of a data set say: ours, and the one in its folder."""
+    return _read_all(properties_dir() / "dataset" / f"{dataset}.yaml", folder / f"{dataset}.yaml")
+
+
+def _default_protocol(config: Config, model_class: type) -> str | None:
+    spec = model_of(model_class)
+    if spec and spec.protocol:
+        return spec.protocol
+    if isinstance(config, RunConfig) and issubclass(model_class, SequentialRecommender):
+        return "leave-one-out"
+    if isinstance(config, RunConfig) and issubclass(model_class, GeneralRecommender):
+        return "ratio-80-10-10"
+    return None
 
 
 def _read_all(*files: Path) -> dict[str, Any]:
@@ -145,10 +185,21 @@ def protocol_file(name: str) -> Path:
         return named
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
         return Path(name)
-    known = names_in("protocol")
+    known = [*names_in("protocol"), "recbole-default"]
     raise SettingsError(
         f"unknown protocol {name!r}{closest(name, known)}; known: {', '.join(known)}"
     )
+
+
+def protocol_name(config: Config) -> str:
+    """What the record calls the evaluation.
+
+    Given parts are nobody's split: unless the data set names the protocol that they are made for, they are called by what they
+    are, and the protocol only says which metrics are taken.
+    """
+    name = config["protocol"] or "recbole-default"
+    made_for = _of_dataset(config["dataset"], Path(config["data_path"])).get("protocol")
+    return f"given-parts (metrics of {name})" if config["benchmark_filename"] and name != made_for else name
 
 
 def protocol_overrides(config: Config) -> dict[str, Any]:
@@ -173,6 +224,7 @@ class TrainingSettings(Settings):
     eval_step: int = setting(ge=0)
     stopping_step: int = setting(ge=0)
     seed: int = setting(ge=0)
+    nproc: int = setting(ge=1)
 
 
 def check_config(config: Config) -> None:
@@ -187,6 +239,8 @@ def check_config(config: Config) -> None:
     _check_learner(config)
     _check_valid_metric(config)
     check_test_input(config)
+    check_mask_seen(config)
+    check_refit(config)
     settings_class = getattr(config.model_class, "settings_class", None)
     if settings_class is not None:
         settings_class.read(config)
@@ -245,9 +299,10 @@ def known_keys(model: str, model_class: type) -> set[str]:
     if settings_class is not None:
         return keys | set(settings_class.keys())
     for cls in model_class.__mro__:
-        if cls.__module__.startswith(("recbole.model", "recbole_diffusion.model")):
-            keys |= _keys_read_in(Path(inspect.getfile(cls)))
-    spec = find(model)
+        if not cls.__module__.startswith(("torch.", "builtins")):
+            with suppress(OSError, TypeError):  # a class of a notebook has no file
+                keys |= _keys_read_in(Path(inspect.getfile(cls)))
+    spec = model_of(model_class)
     stock_yaml = recbole_dir() / "properties" / "model" / f"{(spec.stock_yaml if spec else None) or model}.yaml"
     return keys | (set(read_yaml(stock_yaml)) if stock_yaml.is_file() else set())
 

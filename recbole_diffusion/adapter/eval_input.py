@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from recbole.data.interaction import cat_interactions
+from recbole.data import interaction
 from recbole.model.abstract_recommender import AutoEncoderMixin
 from recbole.model.general_recommender import EASE, ItemKNN, SLIMElastic
 
@@ -44,7 +44,7 @@ def show_validation_items(model: Any, train: Any, valid: Any) -> None:
         train: RecBole ``Dataset`` of the training part.
         valid: that of the validation part.
     """
-    both = train.copy(cat_interactions([train.inter_feat, valid.inter_feat]))
+    both = training_and_validation(train, valid)
     if hasattr(model, "read_histories"):
         model.read_histories(both)
     elif isinstance(model, AutoEncoderMixin):
@@ -53,3 +53,11 @@ def show_validation_items(model: Any, train: Any, valid: Any) -> None:
         model.interaction_matrix = both.inter_matrix(form="csr").astype(np.float32)
         if isinstance(model, ItemKNN):
             model.pred_mat = model.interaction_matrix.dot(model.w).tolil()
+
+
+def training_and_validation(train: Any, valid: Any) -> Any:
+    """RecBole ``Dataset`` of the two parts, training rows first."""
+    rows = valid.inter_feat[:]
+    for field in set(rows.columns) - set(train.inter_feat.columns):
+        rows.drop(field)  # histories, which training rows may get only when they are read (sequences.py)
+    return train.copy(interaction.cat_interactions([train.inter_feat, rows]))

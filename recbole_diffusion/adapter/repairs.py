@@ -1,4 +1,6 @@
-"""Repairs of RecBole 1.2.1 on today's numpy, pandas, scipy, torch and setuptools.
+"""Repairs of RecBole 1.2.1 on today's numpy, pandas, scipy, torch and setuptools: crashes, and what newer libraries broke.
+
+Where RecBole runs as written and its results are changed is :mod:`recbole_diffusion.adapter.corrections`.
 
 One function per repair. Each names the symptom, the place in RecBole 1.2.1 and, where there is one, RecBole's GitHub
 issue; each does nothing where the installed versions do not need it, and nothing the second time. :func:`apply` runs
@@ -24,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from recbole_diffusion.adapter.patch import replace
-from recbole_diffusion.settings import parse_setting
+from recbole_diffusion.adapter.patch import ChangedModule, replace
+from recbole_diffusion.settings import SettingsError, parse_literal
 
 _OLD_NUMPY_NAMES = {"bool": np.bool_, "bool8": np.bool_, "object": np.object_, "str": np.str_, "unicode": np.str_}
 _OLD_NUMPY_NAMES |= {"complex": np.complex128, "complex_": np.complex128, "float": np.float64, "float_": np.float64}
@@ -45,9 +47,10 @@ def apply() -> None:
     silence_needless_warnings()
     parse_settings_safely()
     name_kd_teacher_safely()
+    read_tuning_choices_safely()
     use_current_grad_scaler()
     collect_counts()
-    count_popularity()
+    search_exhaustively()
 
 
 def alias_numpy_names() -> None:
@@ -247,13 +250,13 @@ def parse_settings_safely() -> None:
 
     Symptom: config/configurator.py:131 calls ``eval`` on every setting given as text, so a settings dictionary (from
     a checkpoint, a tuning job, a command line) can run anything, and a text such as ``re.x`` ends in an unrelated
-    error. Arithmetic in a setting (``2*1024``) is not evaluated any more: it stays text.
+    error. Literals and arithmetic (``2*1024``) are read as before; any other expression stays text.
     """
     from recbole.config import Config
 
     def make(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
         def _convert_config_dict(self: Any, config_dict: dict[str, Any]) -> dict[str, Any]:
-            return {k: parse_setting(v) if isinstance(v, str) else v for k, v in config_dict.items()}
+            return {k: parse_literal(v) if isinstance(v, str) else v for k, v in config_dict.items()}
 
         return _convert_config_dict
 
@@ -275,6 +278,22 @@ def name_kd_teacher_safely() -> None:
         return networks[name]
 
     replace(module, "eval", lambda original: named_network)
+
+
+def read_tuning_choices_safely() -> None:
+    """Keeps HyperTuning from running its parameter file as code.
+
+    Symptom: trainer/hyper_tuning.py:239 calls ``eval`` on the list of a ``choice``.
+    """
+    from recbole.trainer import hyper_tuning as module
+
+    def choices(text: str) -> list[Any]:
+        value = parse_literal(text)
+        if not isinstance(value, (list, tuple)):
+            raise SettingsError(f"choice {text!r}: must be a list of values, such as [0.1,0.01] or ['a','b']")
+        return list(value)
+
+    replace(module, "eval", lambda original: choices)
 
 
 def use_current_grad_scaler() -> None:
@@ -319,30 +338,19 @@ def collect_counts() -> None:
     replace(Collector, "get_data_struct", make)
 
 
-def count_popularity() -> None:
-    """Lets Pop count every training interaction once, and nothing else.
+def search_exhaustively() -> None:
+    """Gives HyperTuning's default search the kind of random generator that hyperopt asks for since 0.2.7.
 
-    Symptom: ``item_cnt[item] = item_cnt[item] + 1`` (model/general_recommender/pop.py:43) counts an item once per batch,
-    however often it is in it, and counts sampled negatives, of which RecBole gives Pop one per interaction by default. On
-    DiffRec's ML-1M, Recall@20 is .084 in place of .0993.
+    Symptom: ``'RandomState' object has no attribute 'integers'`` from hyperopt, at the first trial of
+    trainer/hyper_tuning.py:114 (``algo="exhaustive"``).
     """
-    import torch
-    from recbole.model.general_recommender import Pop
+    from recbole.trainer import hyper_tuning as module
 
-    def make_init(original: Callable[..., Any]) -> Callable[..., Any]:
-        def __init__(self: Any, config: Any, dataset: Any) -> None:
-            original(self, config, dataset)
-            items = dataset.inter_feat[dataset.iid_field]
-            self.item_cnt = torch.bincount(items, minlength=self.n_items).unsqueeze(1).to(self.device)
-            self.max_cnt = self.item_cnt.max(dim=0).values
+    def generator(seed: int) -> Any:
+        from hyperopt.pyll import stochastic
 
-        return __init__
+        modern = "integers" in stochastic.randint.__code__.co_names
+        return np.random.default_rng(seed) if modern else np.random.RandomState(seed)
 
-    def make_loss(original: Callable[..., Any]) -> Callable[..., Any]:
-        def calculate_loss(self: Any, interaction: Any) -> Any:
-            return torch.nn.Parameter(torch.zeros(1)).to(self.device)  # there is nothing to learn
-
-        return calculate_loss
-
-    replace(Pop, "__init__", make_init)
-    replace(Pop, "calculate_loss", make_loss)
+    random = types.SimpleNamespace(RandomState=generator)
+    replace(module, "np", lambda original: ChangedModule(original, random=random))

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,8 +33,7 @@ from recbole.utils import ModelType
 from torch import Tensor
 from tqdm import tqdm
 
-from recbole_diffusion.adapter.checkpoint import config_from, load_checkpoint, load_data_and_model
-from recbole_diffusion.adapter.config import check_dataset
+from recbole_diffusion.adapter.trained import load_trained
 from recbole_diffusion.diffusion.noise import Noise, keyed_noise
 from recbole_diffusion.diffusion.objective import elbo_terms
 from recbole_diffusion.diffusion.process import Denoiser, GaussianDiffusion
@@ -83,7 +81,7 @@ def elbo_of(
     model = copy.deepcopy(model).double().eval()
     seed = model.noise_seed if seed is None else seed
     part = data._dataset
-    all_rows = part.inter_feat if sequential else _users_with_row(model, part)
+    all_rows = part if sequential else _users_with_row(model, part)
     if not len(all_rows):
         raise SettingsError(f"dataset {part.dataset_name!r}: the part has no row to compute likelihood terms of")
     chosen = torch.randperm(len(all_rows), generator=torch.Generator().manual_seed(seed))[:rows].sort().values
@@ -191,43 +189,12 @@ def elbo_table(result: dict[str, Any]) -> str:
 
 
 def _numbers(term: dict[str, float | None]) -> str:
-    return f"{_number(term['mean']):>14}{_number(term['se']):>12}{_number(term['row_sd']):>14}"
+    return f"{number(term['mean']):>14}{number(term['se']):>12}{number(term['row_sd']):>14}"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A term in so many digits that its size can be read."""
     return "-" if value is None else f"{value:.3f}" if 1 <= abs(value) < 1e8 else f"{value:.4g}"
-
-
-def plot_elbo(result: dict[str, Any], file: str | Path) -> None:
-    """Draws L_t against t, with two standard errors on either side.
-
-    Raises:
-        SettingsError: matplotlib is missing, or the file cannot be written.
-    """
-    figure = figure_class()(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    reconstruction, *posterior, prior = result["by_t"]
-    t, mean = [term["t"] for term in posterior], [term["mean"] for term in posterior]
-    error = [2 * (term["se"] or 0.0) for term in posterior]
-    axes.errorbar(t, mean, error, marker="." if len(t) <= 60 else "", label="$L_t$, posterior KL")
-    for name, term, marker in (("$L_0$, reconstruction", reconstruction, "o"), ("$L_T$, prior KL", prior, "s")):
-        # On a logarithmic axis a negative L_0 has a place in the legend only.
-        shown = term["mean"] if term["mean"] > 0 else math.nan
-        axes.plot(term["t"], shown, marker, label=f"{name}: {_number(term['mean'])}")
-    axes.set(xlabel="t", ylabel=result["unit"], yscale="log")
-    axes.set_title(f"{result['model']} on {result['dataset']}: total {_number(result['total']['mean'])}")
-    axes.legend()
-    axes.grid(alpha=0.3)
-    with writing(file) as path:
-        figure.savefig(path, dpi=150)
-
-
-def figure_class() -> type:
-    try:
-        from matplotlib.figure import Figure  # not pyplot, which looks for a screen
-    except ImportError as error:
-        raise SettingsError("--plot needs matplotlib: pip install 'recbole_diffusion[plot]'") from error
-    return Figure
 
 
 @contextlib.contextmanager
@@ -240,17 +207,7 @@ def writing(file: str | Path) -> Iterator[Path]:
         raise SettingsError(f"cannot write {file}: {error.strerror or error}") from error
 
 
-def load_part(file: str, part: str, trust_pickle: bool) -> tuple[Any, torch.nn.Module, Any]:
+def load_part(file: str, part: str, trust_pickle: bool = False) -> tuple[Any, torch.nn.Module, Any]:
     """Config, model and data loader of a part; whatever is wrong with the file becomes one line."""
-    try:
-        config = config_from(load_checkpoint(file, "cpu", trust_pickle))
-        _check_model(config.model_class, config["model"])
-        check_dataset(config)
-        quiet = {"state": "WARNING", "show_progress": False}
-        config, model, _, *parts = load_data_and_model(file, trust_pickle, quiet)
-    except (OSError, ValueError, RuntimeError) as error:
-        text = " ".join(str(error).split())
-        if "trust_pickle=True" in text:
-            text = f"checkpoint {file!r} is a pickle, which can run any code: if you trust its writer, add --trust-pickle"
-        raise SettingsError(text if file in text else f"checkpoint {file!r}: {text[:300]}") from error
+    config, model, _, *parts = load_trained(file, trust_pickle, lambda c: _check_model(c.model_class, c["model"]))
     return config, model, parts[PARTS.index(part)]

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from recbole_diffusion.benchmark.record import describe_evaluation
 from recbole_diffusion.benchmark.spec import Row, Spec
 
 _CURVE_AT = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200)
@@ -66,23 +67,32 @@ def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _data(rows: dict[str, list[Record]]) -> str:
-    """What the rows were computed on; more than one fingerprint means that rows cannot be compared."""
-    records = [record for of_row in rows.values() for record in of_row]
-    seen = {(record["protocol"], record["data"]["fingerprint"]): record["data"] for record in records}
+    """What the rows were computed on, and how they were evaluated; rows of different kinds cannot be compared."""
+    kinds: dict[tuple[str, str, str], dict[str, Record]] = defaultdict(dict)
+    for name, records in rows.items():
+        for record in records:
+            how = describe_evaluation(record["settings"])
+            kinds[record["protocol"], record["data"]["fingerprint"], how][name] = record
     parts = []
-    for (protocol, fingerprint), data in seen.items():
+    for (protocol, fingerprint, how), of_rows in kinds.items():
+        data = next(iter(of_rows.values()))["data"]
         counts = " / ".join(f"{count:,}" for count in data["rows"].values())
+        whose = f"{', '.join(of_rows)}: protocol" if len(kinds) > 1 else "Protocol"
         parts.append(
-            f"Protocol `{protocol}`, data `{fingerprint}`: {data['users']:,} users, {data['items']:,} items, {counts} rows."
+            f"{whose} `{protocol}`, data `{fingerprint}`: {data['users']:,} users, {data['items']:,} items, {counts} rows. "
+            f"Evaluation: {how}."
         )
-    return " ".join(parts)
+    return "\n\n".join(parts)
 
 
 def _results(spec: Spec, dataset: str, rows: dict[str, list[Record]]) -> list[str]:
-    metrics = spec.metrics[dataset]
+    quoted = spec.published.get(dataset, [])
+    known = {name for row in quoted for name in row}
+    known.update(name for records in rows.values() for record in records for name in record["test"])
+    metrics = [metric for metric in spec.metrics[dataset] if metric in known]  # a column needs a row that has it
     heading = ["row", "source", "seeds", "valid", *metrics, "best epoch", "minutes", "evaluation s", "run"]
     table = []
-    for published in spec.published.get(dataset, []):
+    for published in quoted:
         cells = [_quoted(published.get(metric)) for metric in metrics]
         table.append([published["row"], published["source"], "", "", *cells, "", "", "", ""])
     for name, records in rows.items():

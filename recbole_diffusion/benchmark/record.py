@@ -19,7 +19,7 @@ import psutil
 import torch
 
 from recbole_diffusion.adapter.checkpoint import settings_of
-from recbole_diffusion.adapter.config import protocol_overrides
+from recbole_diffusion.adapter.config import PLUGIN_KEYS, protocol_name, protocol_overrides
 from recbole_diffusion.version import __version__
 
 # Settings that say where a run writes or what it prints, not what it computes.
@@ -27,6 +27,11 @@ _BESIDE_THE_POINT = {
     "checkpoint_dir", "data_path", "show_progress", "state", "log_wandb", "wandb_project", "worker", "gpu_id",
     "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "strict_config", "verbose",
 }  # fmt: skip
+
+# The plugin's own keys that the first records have. A later one is part of the hash only where it is not at its default, so
+# that the records from before keep their names.
+_FIRST_KEYS = {"strict_config", "protocol", "empty_histories", "test_input", "matmul_precision", "torch_compile"}
+_LATER_KEYS = {key: default for key, default in PLUGIN_KEYS.items() if key not in _FIRST_KEYS}
 
 _LIBRARIES = ("recbole", "torch", "numpy", "pandas", "scipy")
 
@@ -41,6 +46,7 @@ class Run:
     curve: list[dict[str, Any]]
     checkpoint: str
     valid: dict[str, float]
+    refit: dict[str, Any] | None  # epochs and curve of the training anew
     test: dict[str, float]
     test_eval_s: float
     command: list[str]
@@ -50,30 +56,34 @@ def make_record(run: Run) -> dict[str, Any]:
     """The record of a run, as plain data.
 
     Returns:
-        ``model, dataset, protocol, protocol_overrides, seed, settings, settings_hash`` (what was asked for), ``valid,
-        test`` (metrics under RecBole's names, of the epoch that validation chose), ``epochs, best_epoch, curve`` (mean
+        ``model, dataset, protocol, protocol_overrides, seed, settings, settings_hash`` (what was asked for), ``masked``
+        (whether items that the user had had were not ranked), ``input`` (what the model saw of a user at test time),
+        ``refit`` (None, or the epochs and the curve of the training anew, whose model was tested), ``valid, test``
+        (metrics under RecBole's names, of the epoch that validation chose), ``epochs, best_epoch, curve`` (mean
         training loss per batch and validation score per epoch), ``epoch_s, eval_s`` (seconds; medians over epochs, and of the
         test evaluation), ``parameters, peak_memory_mib`` (of the process), ``data`` (counts, fingerprint), ``command,
-        checkpoint, revision, dirty, versions, device, threads, finished`` (where it came from), and the model's own
+        checkpoint, revision, dirty, versions, device, processes, threads, finished`` (where it came from), and the model's own
         ``diagnostics()`` if it has any.
     """
     config = run.config
     scored = [entry for entry in run.curve if "valid_score" in entry]
-    best = max if config["valid_metric_bigger"] else min
     revision, dirty = _git_state()
+    settings = settings_of(config)
     record = {
         "model": config["model"],
         "dataset": config["dataset"],
-        "protocol": config["protocol"] or "recbole-default",
+        "protocol": protocol_name(config),
         "protocol_overrides": protocol_overrides(config),
         "seed": config["seed"],
         "settings_hash": settings_hash(config),
-        "settings": settings_of(config),
+        "settings": settings,
+        "masked": masks_seen(settings),
+        "refit": run.refit,
+        "input": model_input(settings),
         "valid": {name: float(value) for name, value in run.valid.items()},
         "test": {name: float(value) for name, value in run.test.items()},
         "epochs": len(run.curve),
-        # RecBole counts a tie as an improvement, so the last of equal epochs is the one that was kept.
-        "best_epoch": best(reversed(scored), key=lambda entry: entry["valid_score"])["epoch"] if scored else None,
+        "best_epoch": best_epoch(run.curve, config["valid_metric_bigger"]),
         "epoch_s": _median(entry["train_s"] for entry in run.curve),
         "eval_s": {"valid": _median(entry["eval_s"] for entry in scored), "test": run.test_eval_s},
         "parameters": sum(p.numel() for p in run.model.parameters()),
@@ -87,12 +97,21 @@ def make_record(run: Run) -> dict[str, Any]:
         "versions": {"recbole_diffusion": __version__, "python": platform.python_version()}
         | {name: _version(name) for name in _LIBRARIES},
         "device": torch.cuda.get_device_name() if config["device"].type == "cuda" else platform.processor() or "cpu",
+        "processes": config["nproc"],
         "threads": torch.get_num_threads(),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     if hasattr(run.model, "diagnostics"):
         record["diagnostics"] = run.model.diagnostics()
     return without_folder(record, Path.cwd())
+
+
+def best_epoch(curve: list[dict[str, Any]], bigger: bool) -> int | None:
+    """The epoch, from 0, that validation chose and RecBole kept; None if none was evaluated."""
+    scored = [entry for entry in curve if "valid_score" in entry]
+    best = max if bigger else min
+    # RecBole counts a tie as an improvement, so the last of equal epochs is the one that was kept.
+    return best(reversed(scored), key=lambda entry: entry["valid_score"])["epoch"] if scored else None
 
 
 def without_folder(value: Any, folder: Path) -> Any:
@@ -115,9 +134,48 @@ def write_record(record: dict[str, Any], file: Path) -> None:
 
 def settings_hash(config: Any) -> str:
     """Ten hexadecimal digits that name the settings of a run, whatever the machine and the folder."""
-    settings = {key: value for key, value in settings_of(config).items() if key not in _BESIDE_THE_POINT}
+    settings = what_counts(settings_of(config))
     settings |= {"model": config["model"], "dataset": config["dataset"]}
+    if config["nproc"] > 1:  # other batches and other draws than one process has
+        settings["nproc"] = config["nproc"]
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+def what_counts(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that the result depends on: not those that say where a run writes or what it prints.
+
+    A setting that is younger than the first records, at its default, is left out as well: a run keeps its name.
+    """
+    counted = {key: value for key, value in settings.items() if key not in _BESIDE_THE_POINT}
+    return {key: value for key, value in counted.items() if key not in _LATER_KEYS or value != _LATER_KEYS[key]}
+
+
+def masks_seen(settings: dict[str, Any]) -> bool | None:
+    """Whether the items that a user has had are not ranked; None where only sampled candidates are.
+
+    Args:
+        settings: of a record, of any age.
+    """
+    if settings["eval_args"]["mode"]["test"] != "full":
+        return None
+    # RecBole demands repeatable = True of sequential models; for others it would mask nothing.
+    mask = settings.get("mask_seen")
+    return not settings["repeatable"] if mask is None else mask
+
+
+def model_input(settings: dict[str, Any]) -> str:
+    """What a model sees of a user at test time, in words; ``settings`` as for :func:`masks_seen`."""
+    if settings["repeatable"]:
+        return "history"
+    more = settings.get("test_input") == "train+valid" or settings.get("refit")
+    return "training and validation items" if more else "training items"
+
+
+def describe_evaluation(settings: dict[str, Any]) -> str:
+    """What is masked, whether the model was trained anew, what it sees, in words; ``settings`` as for :func:`masks_seen`."""
+    masked = {True: "seen items masked", False: "nothing masked", None: "among sampled items"}[masks_seen(settings)]
+    refitted = "refitted on training and validation parts" if settings.get("refit") else "not refitted"
+    return f"{masked}, {refitted}, sees the {model_input(settings)}"
 
 
 def result_table(record: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_diffusion.benchmark.page import make_page
+from recbole_diffusion.benchmark.record import describe_evaluation
 from recbole_diffusion.benchmark.spec import read_spec
 
 _NOT_SETTINGS = ("seed", "data_path", "checkpoint_dir", "show_progress", "state")
@@ -59,8 +60,9 @@ def _page(dataset: str, records: list[dict[str, Any]]) -> str:
         f"# {dataset}",
         "",
         "Made by `python -m recbole_diffusion.benchmark.table` from `results/runs/`; do not edit. Mean and standard deviation",
-        "over seeds; the epoch is chosen on validation. Rows of one table saw the same split. `input`: what a model sees of",
-        "a user at test time, and what is masked. `run`: the settings hash of the first seed's record.",
+        "over seeds; the epoch is chosen on validation. Rows of one table saw the same split. `evaluation`: what is masked,",
+        "whether the tested model was trained anew on training and validation parts, what it sees of a user at test time.",
+        "`run`: the settings hash of the first seed's record.",
     ]
     by_protocol = defaultdict(list)
     for record in records:
@@ -80,14 +82,14 @@ def _table(records: list[dict[str, Any]]) -> list[str]:
     metric = records[0]["settings"]["valid_metric"].lower()
     names = [metric, *(name for name in records[0]["test"] if name.startswith(("recall", "ndcg", "hit")) and name != metric)]
     names = list(dict.fromkeys(names))[:5]
-    heading = ["model", "input", "seeds", f"valid {metric}", *(f"test {name}" for name in names)]
+    heading = ["model", "evaluation", "seeds", f"valid {metric}", *(f"test {name}" for name in names)]
     heading += ["epochs", "s/epoch", "eval s", "run"]
     rows = sorted(groups.values(), key=lambda group: -statistics.mean(record["valid"][metric] for record in group))
     lines = ["| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
     for group in rows:
         cells = [
             group[0]["model"],
-            _input(group[0]["settings"]),
+            describe_evaluation(group[0]["settings"]),
             str(len(group)),
             _spread(record["valid"][metric] for record in group),
             *(_spread(record["test"].get(name, float("nan")) for record in group) for name in names),
@@ -98,13 +100,6 @@ def _table(records: list[dict[str, Any]]) -> list[str]:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
-
-
-def _input(settings: dict[str, Any]) -> str:
-    # RecBole demands repeatable = True of sequential models; for others it would mask nothing.
-    if settings["repeatable"]:
-        return "history, no mask"
-    return "training and validation items, masked" if settings.get("test_input") == "train+valid" else "training items, masked"
 
 
 def _spread(values: Iterable[float]) -> str:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
-
-from recbole_diffusion.settings import SettingsError
 
 
 def add(commands: Any) -> None:
@@ -25,23 +22,24 @@ def add(commands: Any) -> None:
     parser.add_argument("--samples", type=int, default=2, metavar="N", help="draws of x_t per row and t (default: %(default)s)")
     parser.add_argument("--rows", type=int, default=1000, metavar="N", help="at most N random rows (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="write every number, L_t for all t among them")
-    parser.add_argument("--plot", metavar="FILE.png", help="draw L_t against t (needs matplotlib)")
+    parser.add_argument("--plot", metavar="FILE", help="draw L_t against t, as .png or .svg (needs matplotlib)")
     parser.add_argument("--trust-pickle", action="store_true", help="also read RecBole's pickles, which can run any code")
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> None:
-    from recbole_diffusion.analysis.elbo import check_counts, elbo_of, elbo_table, figure_class, load_part, plot_elbo, writing
+    from recbole_diffusion.analysis.elbo import check_counts, elbo_of, elbo_table, load_part, writing
     from recbole_diffusion.benchmark.record import settings_hash, write_record
+    from recbole_diffusion.plots.elbo import plot_elbo
+    from recbole_diffusion.plots.figure import check_file, new_figure, save
 
     check_counts(samples=options.samples, rows=options.rows)
     if options.plot:
-        if Path(options.plot).suffix != ".png":
-            raise SettingsError(f"--plot = {options.plot!r}: must end in .png")
-        figure_class()  # before the work, not after it
+        check_file(options.plot)  # before the work, not after it
+        new_figure("")
     config, model, data = load_part(options.checkpoint, options.part, options.trust_pickle)
-    for file in filter(None, (options.json, options.plot)):
-        with writing(file):  # says now if the folder cannot be made
+    if options.json:
+        with writing(options.json):  # says now if the folder cannot be made
             pass
     result = elbo_of(model, data, samples=options.samples, rows=options.rows, progress=True)
     result = {"checkpoint": options.checkpoint, "settings_hash": settings_hash(config), "part": options.part} | result
@@ -50,4 +48,4 @@ def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> 
         with writing(options.json) as path:
             write_record(result, path)
     if options.plot:
-        plot_elbo(result, options.plot)
+        save(plot_elbo(result), options.plot)

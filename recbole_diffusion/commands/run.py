@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +17,10 @@ examples:
   recbole-diffusion run --model=DiffRec --dataset=ml-100k --learning_rate=3e-4 --dims_dnn=[200,600]
   recbole-diffusion run --model=SASRec --protocol=leave-one-out --record=sasrec.json
   recbole-diffusion run --model=DreamRec --dataset=mine --data_path=datasets --config_files mine.yaml --resume
+  recbole-diffusion run --model=DiffRec --nproc=2
 
-Every setting of RecBole or of the model is an option, as --key=value or --key value. Mistyped keys are errors;
+Every setting of RecBole or of the model is an option, as --key=value or --key value; words in lists need no quotes of
+their own, as in --benchmark_filename=[train,valid,test]. Mistyped keys are errors;
 --strict_config=False accepts any key.
 """
 
@@ -42,10 +46,14 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--config_files", nargs="+", default=[], metavar="FILE", help="YAML files of settings; later ones win"
     )
-    parser.add_argument("--protocol", help=f"evaluation protocol: {', '.join(names_in('protocol'))}, or a YAML file")
+    protocols = ", ".join([*names_in("protocol"), "recbole-default"])
+    parser.add_argument("--protocol", help=f"evaluation protocol: {protocols}, or a YAML file")
     parser.add_argument("--record", metavar="FILE", help="write the JSON record of the run")
     parser.add_argument(
         "--resume", action="store_true", help="keep the training state at every epoch; go on from it after a kill"
+    )
+    parser.add_argument(
+        "--trust-pickle", action="store_true", help="read pickled data sets and pretrained models, which can run any code"
     )
     parser.set_defaults(run=_run, takes_settings=True)
 
@@ -57,20 +65,33 @@ def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> 
     settings = parse_settings(rest)
     if options.protocol:
         settings["protocol"] = options.protocol
-    record = run_recbole_diffusion(
-        options.model,
-        options.dataset,
-        # RecBole's own scripts take the files as one argument with blanks.
-        [file for argument in options.config_files for file in argument.split()],
-        settings,
-        record=options.record,
-        resume=options.resume,
-        command=["recbole-diffusion", *arguments],
-    )
+    command = ["recbole-diffusion", *arguments]
+    try:
+        record = run_recbole_diffusion(
+            options.model,
+            options.dataset,
+            # RecBole's own scripts take the files as one argument with blanks.
+            [file for argument in options.config_files for file in argument.split()],
+            settings,
+            record=options.record,
+            resume=options.resume,
+            trust_pickle=options.trust_pickle,
+            command=command,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_how_to_go_on(command, options.resume)) from None
     overridden = "".join(f", {key} = {value}" for key, value in record["protocol_overrides"].items())
     print(f"\n{record['model']} on {record['dataset']}, protocol {record['protocol']}{overridden}, seed {record['seed']}, "
           f"best epoch {record['best_epoch']} of {record['epochs']}")  # fmt: skip
     print(result_table(record))
+
+
+def _how_to_go_on(command: list[str], resume: bool) -> str:
+    """What somebody who has stopped a run may want to know."""
+    if resume:
+        return f"interrupted; this goes on from the last whole epoch: {shlex.join(command)}"
+    again = shlex.join([*command, "--resume"])
+    return f"interrupted; no training state was kept to go on from; with --resume it is, at every epoch: {again}"
 
 
 def parse_settings(arguments: Sequence[str]) -> dict[str, Any]:
@@ -90,7 +111,23 @@ def parse_settings(arguments: Sequence[str]) -> dict[str, Any]:
             if not queue or queue[0].startswith("--"):
                 raise SettingsError(f"--{key} has no value; settings are --key=value or --key value")
             text = queue.pop(0)
-        value = parse_setting(text)
+        value = _value(text)
         if settings.setdefault(key, value) != value:
             raise SettingsError(f"--{key} is given twice, as {settings[key]!r} and as {value!r}")
     return settings
+
+
+def _value(text: str) -> Any:
+    """:func:`parse_setting`, with words in brackets that need no quotes: the shell takes them off ``['train']``."""
+    value = parse_setting(text)
+    if value != text or text[:1] not in ("[", "(", "{"):
+        return value
+    quoted = parse_setting(_STRING_NUMBER_OR_WORD.sub(_quote, text))
+    return text if isinstance(quoted, str) else quoted
+
+
+_STRING_NUMBER_OR_WORD = re.compile(r"""(?P<as_it_is>"[^"]*"|'[^']*'|[-+]?\.?\d[\w.+-]*)|[^\W\d][\w.@/-]*(?=\s*[],:)}])""")
+
+
+def _quote(match: re.Match[str]) -> str:
+    return match[0] if match["as_it_is"] else repr(parse_setting(match[0]))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_diffusion.convert import dataset_yaml, formats, sessions
+from recbole_diffusion.convert import dataset_yaml, formats, ratings, sessions
 from recbole_diffusion.convert.atomic import check_name, check_target, write_folder
 from recbole_diffusion.convert.report import PartCount, Report, count, count_pairs, overlaps
 
@@ -30,15 +30,23 @@ class _Converted:
     notes: tuple[str, ...] = ()
 
 
-def convert(kind: str, src: str | Path, dst: str | Path, name: str | None = None, force: bool = False) -> Report:
+def convert(
+    kind: str,
+    src: str | Path,
+    dst: str | Path,
+    name: str | None = None,
+    force: bool = False,
+    min_rating: float | None = None,
+) -> Report:
     """Converts one data set to ``dst/name/``.
 
     Args:
         kind: the source's format, one of :data:`KINDS`.
-        src: folder with the source's files; for ``s3rec`` the file.
+        src: folder with the source's files; for ``s3rec`` the file; for ``ratings`` either.
         dst: folder of data sets, RecBole's ``data_path``; created if need be.
         name: the data set's name; that of ``src`` if not given.
         force: replace what an earlier conversion wrote there.
+        min_rating: keep only the interactions with at least this rating (``ratings`` only).
 
     Returns:
         What was written.
@@ -50,13 +58,15 @@ def convert(kind: str, src: str | Path, dst: str | Path, name: str | None = None
     """
     if kind not in KINDS:
         raise ValueError(f"kind = {kind!r}: must be one of {', '.join(KINDS)}")
+    if min_rating is not None and kind != "ratings":
+        raise ValueError(f"min_rating = {min_rating:g}: only ratings have a threshold, kind = {kind!r} has no ratings")
     src, resolved = Path(src), Path(src).resolve()
     if name is None:
         name = resolved.stem if resolved.is_file() else resolved.name
     check_name(name)
     folder = Path(dst) / name
     check_target(folder, force)
-    converted = KINDS[kind](src, name)
+    converted = _ratings(src, name, min_rating) if kind == "ratings" else KINDS[kind](src, name)
     write_folder(folder, converted.tables, converted.settings, force)
     return Report(name, folder, converted.parts, converted.total, converted.notes)
 
@@ -116,11 +126,32 @@ def _dreamrec(src: Path, name: str) -> _Converted:
     return _Converted(tables, settings, counts, total, tuple(notes))
 
 
+def _ratings(src: Path, name: str, min_rating: float | None = None) -> _Converted:
+    parts = ratings.read_ratings(src)
+    read = sum(map(len, parts.values()))
+    notes = []
+    if min_rating is not None:
+        parts = ratings.at_least(parts, min_rating, src)
+        notes.append(f"{read - sum(map(len, parts.values())):,} of {read:,} ratings are below {min_rating:g} and left out")
+    repeated = int(pd.concat(parts.values()).duplicated(["user", "item"]).sum())
+    if repeated:
+        notes.append(f"{repeated:,} rows repeat an earlier pair of user and item; RecBole keeps them")
+    if "valid" in parts and not len(parts["valid"]):
+        notes.append("the validation part is empty, so training runs for all epochs and the last is tested")
+    names = {"user": "user_id:token", "item": "item_id:token", "rating": "rating:float", "time": "timestamp:float"}
+    tables = {f"{part}.inter".removeprefix("all."): table.rename(columns=names) for part, table in parts.items()}
+    columns = list(next(iter(parts.values())).columns)
+    settings = dataset_yaml.ratings(name, columns, min_rating, given_parts="all" not in parts)
+    users, items = ({part: table[column] for part, table in parts.items()} for column in ("user", "item"))
+    return _Converted(tables, settings, *count(users, items), notes=tuple(notes))
+
+
 KINDS: dict[str, Callable[[Path, str], _Converted]] = {
     "diffrec": _diffrec,
     "dreamrec": _dreamrec,
     "s3rec": _s3rec,
     "lightgcn": _lightgcn,
+    "ratings": _ratings,
 }
 """The known formats: how to read each."""
 

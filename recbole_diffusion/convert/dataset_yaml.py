@@ -1,5 +1,9 @@
 """The YAML settings that go beside converted files, one template per format."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 DIFFREC = """\
 # {name}, converted from DiffRec's train_list.npy, valid_list.npy and test_list.npy.
 #
@@ -85,3 +89,51 @@ ITEM_LIST_LENGTH_FIELD: item_length       # (str) RecBole puts the history's len
                                           #       given parts: a smaller value breaks models with position embeddings
 protocol: dreamrec-paper                  # (str) the evaluation that these parts are made for
 """
+
+_RATINGS = """\
+# {name}, converted from lines of `{line}`{threshold}.
+#
+# {split}
+# {time}
+{rating}#
+# Ids are the source's own; dataset.id2token gives them back.
+
+USER_ID_FIELD: user_id                    # (str) column of users
+ITEM_ID_FIELD: item_id                    # (str) column of items
+{time_field}load_col:                                 # (dict) columns to load
+    inter: [{columns}]
+benchmark_filename: {parts}
+"""
+
+
+def ratings(name: str, columns: Sequence[str], min_rating: float | None, given_parts: bool) -> str:
+    """The YAML settings of a data set of ratings.
+
+    Args:
+        name: of the data set.
+        columns: of the source, the first two, three or four of user, item, rating and time.
+        min_rating: the lowest rating that was kept, None if there was no limit.
+        given_parts: whether the source has its own training, validation and test parts.
+    """
+    timed = "time" in columns
+    return _RATINGS.format(
+        name=name,
+        line=" ".join(columns),
+        threshold="" if min_rating is None else f", ratings of at least {min_rating:g}",
+        split="General models use the source's own split." if given_parts else "RecBole splits it by the protocol.",
+        time=(
+            "Times are the source's own." if timed else "The source has no time, so sequential models cannot use this data set."
+        ),
+        rating=(
+            "# Every row is an interaction, whatever its rating: ratings are in the files, but not loaded.\n"
+            if "rating" in columns
+            else ""
+        ),
+        time_field="TIME_FIELD: timestamp                     # (str) column of times\n" if timed else "",
+        columns=", ".join(["user_id", "item_id", *(["timestamp"] if timed else [])]),
+        parts=(
+            "[train, valid, test]  # (list) the parts, used as they are"
+            if given_parts
+            else "~                     # (list) no parts: RecBole splits"
+        ),
+    )

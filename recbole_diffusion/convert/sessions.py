@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -113,10 +114,6 @@ def _has(frame: pd.DataFrame, names: tuple[str, ...]) -> bool:
 
 def _matrix(file: Path, cells: list[Any], width: int) -> np.ndarray[Any, Any]:
     """The lists of a column as an int64 matrix ``[n, width]``."""
-    if all(isinstance(cell, (list, tuple, np.ndarray)) and len(cell) == width for cell in cells):
-        matrix = np.array(cells)
-        if matrix.ndim == 2 and matrix.dtype.kind in "iu":
-            return matrix.astype(np.int64)
     for row, cell in enumerate(cells):
         if not isinstance(cell, (list, tuple, np.ndarray)):
             raise ValueError(f"{file}: row {row}: seq is {cell!r:.40}, expected a list of {width} items")
@@ -124,16 +121,29 @@ def _matrix(file: Path, cells: list[Any], width: int) -> np.ndarray[Any, Any]:
             raise ValueError(
                 f"{file}: row {row}: seq holds {len(cell)} entries, expected {width} (seq_size, right-padded)"
             )
+    with contextlib.suppress(ValueError):  # numpy makes no matrix of entries that are lists themselves
+        matrix = np.array(cells)
+        # The official YooChoose and KuaiRec files hold floats (6325.0) among integer padding.
+        if matrix.ndim == 2 and matrix.dtype.kind in "iuf" and (abs(matrix) < 2.0**63).all():
+            integers = matrix.astype(np.int64)
+            if (integers == matrix).all():
+                return integers
+    for row, cell in enumerate(cells):
         for entry in cell:
-            if isinstance(entry, bool) or not isinstance(entry, (int, np.integer)):
-                raise ValueError(f"{file}: row {row}: {entry!r:.40} in seq is not an integer")
-    raise ValueError(f"{file}: seq does not hold integers of at most 64 bits")
+            if not _is_whole(entry):
+                raise ValueError(f"{file}: row {row}: {entry!r:.40} in seq is not an integer of at most 63 bits")
+    return np.array([[int(entry) for entry in cell] for cell in cells])
 
 
 def _integers(file: Path, frame: pd.DataFrame, column: str) -> np.ndarray[Any, Any]:
-    """A column of integers as int64 ``[n]``."""
+    """A column of integers, which may be stored as floats, as int64 ``[n]``."""
     values = frame[column].to_numpy()
-    if values.dtype.kind not in "iu":
-        is_bad = [isinstance(value, bool) or not isinstance(value, (int, np.integer)) for value in values]
-        refuse_rows(file, np.array(is_bad), f"{column} is {{value}}, not an integer", value=values)
+    bad = np.array([not _is_whole(value) for value in values])
+    refuse_rows(file, bad, f"{column} is {{value}}, not an integer", value=values)
     return values.astype(np.int64)
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a value is an integer that int64 holds, be it stored as a float."""
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    return bool(is_number and abs(value) < 2**63 and value == int(value))

@@ -3,6 +3,8 @@
 Index convention (see :mod:`recbole_diffusion.diffusion.process`): ``betas[i]`` is the papers' beta_{i+1}. Writing
 abar_t for the product of (1 - beta_s) over s <= t, a schedule is given either by its betas or by its abar; in the
 second case beta_t = 1 - abar_t / abar_{t-1} with abar_0 = 1, so that the marginals are exactly those of the paper.
+
+``linear``, ``cosine``, ``exp`` and ``sqrt`` are those of DreamRec's official code; ``linear-var`` is DiffRec's.
 """
 
 import math
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 
 # The last betas of a schedule that destroys the signal completely would be 1; Nichol & Dhariwal 2021 (section 3.2) clip
-# at .999, "to prevent singularities at the end of the diffusion process", and so do we wherever that happens.
+# at .999, "to prevent singularities at the end of the diffusion process", and so do we where a schedule has no other limit.
 MAX_BETA = 0.999
 
 
@@ -41,8 +43,19 @@ def linear_var(steps: int, start: float | None = None, end: float | None = None)
 
 
 def cosine(steps: int, start: float | None = None, end: float | None = None) -> Tensor:
-    """abar_t = f(t) / f(0), f(t) = cos^2((t/T + s) / (1 + s) pi/2), s = .008 (Nichol & Dhariwal 2021, Eq. 17)."""
-    return _betas_of(lambda u: torch.cos((u + 0.008) / 1.008 * (math.pi / 2)) ** 2, steps, normalise=True)
+    """:func:`cosine_iddpm` with betas clipped to [1e-4, .9999] instead of at .999, DreamRec's `cosine`.
+
+    With many steps the lower limit raises the first betas: 66 of them at T = 2000, DreamRec's setting for KuaiRec.
+    """
+    return _cosine_betas(steps).clamp(1e-4, 0.9999)
+
+
+def cosine_iddpm(steps: int, start: float | None = None, end: float | None = None) -> Tensor:
+    """abar_t = f(t) / f(0), f(t) = cos^2((t/T + s) / (1 + s) pi/2), s = .008 (Nichol & Dhariwal 2021, Eq. 17).
+
+    DiffRec's official code calls this one `cosine`.
+    """
+    return _cosine_betas(steps).clamp(max=MAX_BETA)
 
 
 def binomial(steps: int, start: float | None = None, end: float | None = None) -> Tensor:
@@ -54,29 +67,32 @@ def binomial(steps: int, start: float | None = None, end: float | None = None) -
 
 
 def exp(steps: int, start: float | None = None, end: float | None = None) -> Tensor:
-    """The variance-preserving SDE in T equal steps (Song et al. 2021, Eq. 29 and 33), DreamRec's `exp`.
+    """The variance-preserving SDE in T steps (Song et al. 2021, Eq. 29 and 33), with the grid of DreamRec's `exp`.
 
-    beta_t = 1 - exp(-integral of beta(u) over the step), with the rate beta(u) rising linearly from .1 to 10 over u in
-    [0, 1]: the exponent is beta_min/T + (2t - 1)/(2 T^2) (beta_max - beta_min).
+    beta_t = 1 - exp(-[beta_min / T + y_t / (2 T^2) (beta_max - beta_min)]), beta_min = .1, beta_max = 10. The integral of the
+    SDE's rate over a step has y_t = 2t - 1; DreamRec takes T equal steps from y_1 = 1 to y_T = 2T + 1, the factor
+    1 + 1/(T - 1) larger in y_t - 1.
     """
     beta_min, beta_max = 0.1, 10.0
-    t = torch.arange(1, steps + 1, dtype=torch.float64)
-    return -torch.expm1(-(beta_min / steps + (2 * t - 1) / (2 * steps**2) * (beta_max - beta_min)))
+    y = torch.linspace(1, 2 * steps + 1, steps, dtype=torch.float64)
+    return -torch.expm1(-(beta_min / steps + y / (2 * steps**2) * (beta_max - beta_min)))
 
 
 def sqrt(steps: int, start: float | None = None, end: float | None = None) -> Tensor:
-    """abar_t = 1 - sqrt(t/T + s), s = 1e-4 (Diffusion-LM, Li et al. 2022, section 4.1 and appendix A).
+    """abar_t = f(t) / f(0), f(t) = 1 - sqrt(t/T + s), s = 1e-4, DreamRec's `sqrt`.
 
-    The first step alone jumps to the variance sqrt(1/T + s), as that paper means it to; its abar_T is not positive, so
-    the last beta is clipped at ``MAX_BETA``.
+    Diffusion-LM (Li et al. 2022, section 4.1 and appendix A) writes abar_t = f(t), whose first step would jump to the variance
+    sqrt(1/T + s); its code, like DreamRec's, divides by f(0) = .99. f(T) is not positive: the last beta is clipped at
+    ``MAX_BETA``.
     """
-    return _betas_of(lambda u: 1.0 - torch.sqrt(u + 1e-4), steps, normalise=False)
+    return _betas_of(lambda u: 1.0 - torch.sqrt(u + 1e-4), steps).clamp(max=MAX_BETA)
 
 
 SCHEDULES: dict[str, Callable[[int, float | None, float | None], Tensor]] = {
     "linear": linear,
     "linear-var": linear_var,
     "cosine": cosine,
+    "cosine-iddpm": cosine_iddpm,
     "binomial": binomial,
     "exp": exp,
     "sqrt": sqrt,
@@ -143,10 +159,11 @@ def _range(
     return low, high
 
 
-def _betas_of(alpha_bar: Callable[[Tensor], Tensor], steps: int, normalise: bool) -> Tensor:
-    """Betas of a schedule given as abar(t/T); ``normalise`` divides by abar(0), which not every paper does."""
-    u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-    abar = alpha_bar(u)
-    if not normalise:
-        abar[0] = 1.0
-    return (1.0 - abar[1:] / abar[:-1]).clamp(max=MAX_BETA)
+def _cosine_betas(steps: int) -> Tensor:
+    return _betas_of(lambda u: torch.cos((u + 0.008) / 1.008 * (math.pi / 2)) ** 2, steps)
+
+
+def _betas_of(signal: Callable[[Tensor], Tensor], steps: int) -> Tensor:
+    """Betas of a schedule given as f(t/T), abar_t = f(t/T) / f(0); the last one may be 1 or more."""
+    f = signal(torch.linspace(0, 1, steps + 1, dtype=torch.float64))
+    return 1.0 - f[1:] / f[:-1]

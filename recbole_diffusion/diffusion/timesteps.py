@@ -107,6 +107,8 @@ class ImportanceTimesteps(DoubleTables):
             losses: [n], before the division by the weight. One that is not finite counts as 0: a step that mixed
                 precision skips must not spoil the probabilities for good.
         """
+        # Each t's ring buffer takes the new losses in the order of the batch. RecBole's port walks through the batch in Python
+        # and reads every loss back from the device; ranks among equal t and one scatter do the same without either.
         losses = torch.nan_to_num(losses.detach().to(self.losses.dtype), nan=0.0, posinf=0.0, neginf=0.0)
         order = torch.argsort(t, stable=True)
         t, losses = t[order], losses[order]

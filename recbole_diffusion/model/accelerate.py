@@ -21,7 +21,7 @@ def aligned_rows(n: int, width: int, device: torch.device) -> torch.Tensor:
 
 
 def accelerate(config: Any, *modules: nn.Module) -> None:
-    """Applies the settings ``matmul_precision`` and ``torch_compile``.
+    """Checks the setting ``matmul_precision``, which the trainers apply (adapter/precision.py); applies ``torch_compile``.
 
     Args:
         config: RecBole ``Config``. ``matmul_precision`` is torch's for float32 products (TF32 or bfloat16 passes on a GPU
@@ -35,7 +35,6 @@ def accelerate(config: Any, *modules: nn.Module) -> None:
     precision = config["matmul_precision"] or "highest"
     if precision not in PRECISIONS:
         raise SettingsError(f"matmul_precision = {precision!r}: must be one of {', '.join(PRECISIONS)}")
-    torch.set_float32_matmul_precision(precision)
     if config["torch_compile"]:
         for module in modules:
             module.compile(dynamic=True)

@@ -24,6 +24,7 @@ class InteractionRows(nn.Module):
     crow: torch.Tensor
     col: torch.Tensor
     val: torch.Tensor
+    cells: torch.Tensor | None
 
     def __init__(self, matrix: scipy.sparse.csr_matrix) -> None:
         super().__init__()
@@ -33,6 +34,8 @@ class InteractionRows(nn.Module):
         self.register_buffer("crow", torch.as_tensor(matrix.indptr, dtype=torch.long), persistent=False)
         self.register_buffer("col", torch.as_tensor(matrix.indices, dtype=torch.long), persistent=False)
         self.register_buffer("val", torch.as_tensor(matrix.data, dtype=torch.float32), persistent=False)
+        # Number of each occupied cell, in order; made at the first question, because few models ask.
+        self.register_buffer("cells", None, persistent=False)
 
     @classmethod
     def from_dataset(cls, dataset: Any, time_weights: tuple[float, float] | None = None) -> InteractionRows:
@@ -52,8 +55,10 @@ class InteractionRows(nn.Module):
         if time_weights is not None:
             if dataset.time_field not in dataset.inter_feat:
                 raise SettingsError(f"TIME_FIELD = {dataset.time_field!r}: the data has no such field; time weights need it")
-            order = np.lexsort((np.arange(len(users)), dataset.inter_feat[dataset.time_field].numpy(), users))
-            users, items = users[order], items[order]
+            # RecBole's own sort is by exact time (adapter/time_order.py); the column itself has float32's steps of minutes.
+            ordered = dataset.inter_feat[:]
+            ordered.sort([dataset.uid_field, dataset.time_field])
+            users, items = ordered[dataset.uid_field].numpy(), ordered[dataset.iid_field].numpy() - 1
             weights = _linear_by_rank(users, *time_weights)
         # A repeated interaction keeps its last weight: CSR conversion would add them up.
         _, last = np.unique((users * dataset.item_num + items)[::-1], return_index=True)
@@ -83,9 +88,10 @@ class InteractionRows(nn.Module):
         """Whether the rows ``users`` ``[B]`` have an interaction in ``columns`` ``[B, k]``."""
         if len(self.col) == 0:
             return torch.zeros_like(columns, dtype=torch.bool)
-        cells = self.owners() * self.n_items + self.col
+        if self.cells is None:
+            self.cells = self.owners() * self.n_items + self.col
         asked = users[:, None] * self.n_items + columns
-        return cells[torch.searchsorted(cells, asked).clamp(max=len(cells) - 1)] == asked
+        return self.cells[torch.searchsorted(self.cells, asked).clamp(max=len(self.cells) - 1)] == asked
 
     def sparse(self, users: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Rows of ``users`` ``[B]`` as CSR parts ``(crow [B+1], col [nnz], val [nnz])``."""

@@ -8,14 +8,11 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-from scipy.cluster.vq import ClusterError, kmeans2
-from scipy.sparse.linalg import svds
+from sklearn.cluster import KMeans
+from sklearn.decomposition import TruncatedSVD
 
 from recbole_diffusion.model.item_filter import degree_normalised
 from recbole_diffusion.settings import SettingsError
-
-_ATTEMPTS = 10  # k-means ends in a local optimum; the best of so many is kept
-_ITERATIONS = 100
 
 
 def svd_embeddings(matrix: scipy.sparse.csr_matrix, rank: int, seed: int) -> np.ndarray:
@@ -36,10 +33,8 @@ def svd_embeddings(matrix: scipy.sparse.csr_matrix, rank: int, seed: int) -> np.
     smaller = min(matrix.shape)
     if smaller == 1:  # a single user or item: the matrix is its own factor, and ARPACK needs two of each
         return normalised.T.toarray()[:, :1]
-    start = np.random.default_rng(seed).standard_normal(smaller)
-    _, singular, vectors = svds(normalised, k=min(rank, smaller - 1), v0=start)
-    order = np.argsort(-singular)
-    return vectors[order].T * singular[order]
+    svd = TruncatedSVD(min(rank, smaller - 1), algorithm="arpack", random_state=seed).fit(normalised)
+    return svd.components_.T * svd.singular_values_
 
 
 def read_embeddings(file: str | Path, tokens: Sequence[str]) -> np.ndarray:
@@ -106,34 +101,11 @@ def cluster(points: np.ndarray, n: int, seed: int) -> np.ndarray:
     Raises:
         SettingsError: fewer distinct points than clusters.
     """
-    if n == 1:
-        return np.zeros(len(points), dtype=np.int64)
-    random = np.random.default_rng(seed)
-    best, least = None, np.inf
-    for _ in range(_ATTEMPTS):
-        try:
-            centres, labels = kmeans2(points, _spread_start(points, n, random), _ITERATIONS, minit="matrix", missing="raise")
-        except ClusterError:  # a cluster ran empty
-            continue
-        inertia = np.square(points - centres[labels]).sum()
-        if inertia < least and len(np.unique(labels)) == n:
-            best, least = labels, inertia
-    if best is None:
-        distinct = len(np.unique(points, axis=0))
-        raise SettingsError(f"n_cate = {n!r}: k-means finds no so many groups among {distinct} distinct item embeddings")
-    _, first, inverse = np.unique(best, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[inverse.ravel()].astype(np.int64)
-
-
-def _spread_start(points: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray:
-    """k-means++: each next centre is a point drawn in proportion to its squared distance from the centres so far.
-
-    scipy's own takes its generator under a name that has changed between versions.
-    """
-    centres = [points[random.integers(len(points))]]
-    distance = np.full(len(points), np.inf)
-    while len(centres) < n:
-        distance = np.minimum(distance, np.square(points - centres[-1]).sum(axis=1))
-        total = distance.sum()
-        centres.append(points[random.choice(len(points), p=distance / total if total > 0 else None)])
-    return np.stack(centres)
+    distinct = len(np.unique(points, axis=0))
+    if distinct < n:
+        raise SettingsError(
+            f"n_cate = {n}: k-means needs at least as many items as clusters (got {distinct} distinct items, {n} clusters)"
+        )
+    labels = KMeans(n, n_init=10, random_state=seed).fit_predict(points)
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse].astype(np.int64)

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
-from recbole.utils import get_trainer, init_seed
+from recbole.utils import init_seed
 
 from recbole_diffusion.adapter.config import build_config
-from recbole_diffusion.adapter.lookup import get_model
+from recbole_diffusion.adapter.lookup import get_model, trainer_of
 from recbole_diffusion.adapter.trainer import tracked
 from recbole_diffusion.speed.sizes import Size
 
@@ -93,6 +93,6 @@ def load(model: str, settings: Mapping[str, Any], device: str) -> Loaded:
 
 def epoch(loaded: Loaded, resumable: bool = False) -> Callable[[], Any]:
     """One training epoch, by RecBole's trainer; ours (``resumable``) is RecBole's with what our command line adds."""
-    trainer_class = get_trainer(loaded.config["MODEL_TYPE"], loaded.config["model"])
+    trainer_class = trainer_of(loaded.config)
     trainer = (tracked(trainer_class) if resumable else trainer_class)(loaded.config, loaded.model)
     return lambda: trainer._train_epoch(loaded.train, 0, show_progress=False)

@@ -11,6 +11,7 @@ from recbole.config import Config
 from recbole.quick_start import load_data_and_model, run_recbole
 from recbole.trainer import trainer as trainers
 
+from model.contract import Prepared
 from recbole_diffusion.adapter import checkpoint
 from recbole_diffusion.adapter.checkpoint import config_from, load_checkpoint, save_checkpoint, settings_of
 from trained import JOBS, NO_NEGATIVES, SMALL, circles, equal, scores_of, train
@@ -80,6 +81,20 @@ def test_a_loaded_model_does_not_depend_on_the_machine_s_command_line(data, monk
     file = train("BPR", data).trainer.saved_model_file
     monkeypatch.setattr(sys, "argv", ["script", "--embedding_size=99"])
     assert load_data_and_model(file)[1].user_embedding.embedding_dim == SMALL["embedding_size"]
+
+
+def test_settings_that_no_longer_exist_are_named_and_ignored(tmp_path, caplog):
+    job = Prepared("DiffRec", {"dims_dnn": [8], "steps": 3, "epochs": 1}, tmp_path).fit()
+    file = job.trainer.saved_model_file
+    raw = torch.load(file, weights_only=True)
+    raw["settings"]["shape_of_noise"] = "round"
+    torch.save(raw, file)
+    with caplog.at_level("WARNING"):
+        config, loaded, *_ = load_data_and_model(file)
+    assert "settings that DiffRec no longer has: shape_of_noise" in caplog.text
+    assert config["strict_config"] is True
+    for name, value in job.model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
 
 
 def test_evaluate_loads_the_best_model(data, caplog):
@@ -152,11 +167,15 @@ def test_a_failed_save_leaves_the_old_file(data, monkeypatch):
 
 def test_only_the_first_process_saves(data):
     trainer = train("BPR", data).trainer
-    trainer.config["single_spec"], trainer.config["local_rank"] = False, 1
-    trainer._save_checkpoint(0, saved_model_file="second.pth")
-    assert not os.path.exists("second.pth")
-    trainer.config["local_rank"] = 0
-    trainer._save_checkpoint(0, saved_model_file="first.pth")
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        trainer.config["single_spec"], trainer.config["local_rank"] = False, 1
+        trainer._save_checkpoint(0, saved_model_file="second.pth")
+        assert not os.path.exists("second.pth")
+        trainer.config["local_rank"] = 0
+        trainer._save_checkpoint(0, saved_model_file="first.pth")
+    finally:
+        torch.distributed.destroy_process_group()
     assert load_checkpoint("first.pth")["settings"].keys() & {"single_spec", "local_rank"} == set()
 
 

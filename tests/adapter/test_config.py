@@ -7,7 +7,7 @@ from recbole.config import Config
 
 from recbole_diffusion import registry
 from recbole_diffusion.adapter import lookup
-from recbole_diffusion.adapter.config import build_config, known_keys, protocol_overrides
+from recbole_diffusion.adapter.config import build_config, known_keys, protocol_name, protocol_overrides
 from recbole_diffusion.property_files import names_in, properties_dir
 from recbole_diffusion.settings import SettingsError
 
@@ -79,6 +79,48 @@ def test_who_names_the_protocol(tmp_path):
     ]
     chosen = [build_config(model, "mine", None, {"data_path": str(tmp_path)} | more)["protocol"] for model, more in cases]
     assert chosen == ["diffrec-paper", "diffrec-paper", "ratio-80-10-10", "leave-one-out"]
+
+
+EVALUATION = ("eval_args", "metrics", "topk", "valid_metric", "metric_decimal_place", "repeatable")
+
+
+@pytest.mark.parametrize(
+    ("model", "like"), [("SASRec", "DreamRec"), ("BPR", "DiffRec"), ("Pop", "DiffRec"), ("StockDiffRec", "DiffRec")]
+)
+def test_recbole_s_models_are_evaluated_like_ours_on_our_command_line(model, like):
+    ours, theirs = (build_config(name, "ml-100k") for name in (like, model))
+    assert theirs["protocol"] == ours["protocol"] is not None
+    assert {key: theirs[key] for key in EVALUATION} == {key: ours[key] for key in EVALUATION}
+
+
+def test_stock_scripts_keep_recbole_s_evaluation():
+    stock = Config(model="SASRec", dataset="ml-100k")
+    assert stock["protocol"] is None and stock["topk"] == [10] and stock["valid_metric"] == "MRR@10"
+    told = build_config("SASRec", "ml-100k", None, {"protocol": "recbole-default"})
+    assert {key: told[key] for key in EVALUATION} == {key: stock[key] for key in EVALUATION}
+    # No protocol of ours is made for these.
+    assert build_config("FM", "ml-100k")["protocol"] is None and build_config("KGAT", "ml-100k")["protocol"] is None
+
+
+def test_given_parts_are_called_by_what_they_are(tmp_path):
+    (tmp_path / "mine").mkdir()
+    parts = {"data_path": str(tmp_path), "benchmark_filename": ["train", "valid", "test"]}
+    cases = [
+        ("DiffRec", {}),
+        ("SASRec", {}),
+        ("BPR", {"protocol": "diffrec-paper"}),
+        ("BPR", {"benchmark_filename": None}),
+    ]
+    names = [protocol_name(build_config(model, "mine", None, parts | more)) for model, more in cases]
+    assert names == [
+        "given-parts (metrics of ratio-80-10-10)", "given-parts (metrics of leave-one-out)",
+        "given-parts (metrics of diffrec-paper)", "ratio-80-10-10"]  # fmt: skip
+    # A data set that says which protocol its parts are made for.
+    (tmp_path / "mine" / "mine.yaml").write_text("protocol: diffrec-paper\nbenchmark_filename: [train, valid, test]\n")
+    where = {"data_path": str(tmp_path)}
+    assert protocol_name(build_config("BPR", "mine", None, where)) == "diffrec-paper"
+    other = where | {"protocol": "ratio-80-10-10"}
+    assert protocol_name(build_config("BPR", "mine", None, other)) == "given-parts (metrics of ratio-80-10-10)"
 
 
 def test_a_changed_protocol_is_told():

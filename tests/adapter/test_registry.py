@@ -113,8 +113,8 @@ def test_every_model_is_listed_once_in_a_known_group():
     names = [name for members in groups.values() for name in members]
     assert sorted(names) == sorted({*registry.MODELS, *registry.stock_models()})
     assert {"MultiVAE", "MultiDAE", "MacridVAE", "RecVAE", "CDAE"} <= set(groups["VAE"])
-    assert {"SASRec", "SASRecBCE", "GRU4Rec", "Caser", "BERT4Rec"} == set(groups["sequential"])
-    assert {"TEASE", "Pop", "ItemKNN", "EASE", "SLIMElastic", "LightGCN"} == set(groups["simple"])
+    assert {"SASRec", "PackedSASRec", "GRU4Rec", "PackedGRU4Rec", "Caser", "BERT4Rec"} == set(groups["sequential"])
+    assert {"TEASE", "SequentialKNN", "Pop", "ItemKNN", "EASE", "SLIMElastic", "LightGCN"} == set(groups["simple"])
 
 
 def test_the_page_of_models_has_every_model_of_our_groups():

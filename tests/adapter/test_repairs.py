@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import itertools
 import subprocess
 import sys
 import types
@@ -20,11 +21,13 @@ from recbole.data.dataset import sequential_dataset
 from recbole.evaluator.register import metrics_dict
 from recbole.model.context_aware_recommender import kd_dagfm
 from recbole.model.general_recommender import LightGCN
+from recbole.trainer import HyperTuning
 from recbole.trainer import trainer as trainer_module
 from recbole.utils import init_seed
 
 from recbole_diffusion import on_import
 from recbole_diffusion.adapter import repairs
+from recbole_diffusion.settings import SettingsError
 
 NUMPY_2 = int(np.__version__.split(".")[0]) >= 2
 FILLS_IN_PLACE = repairs._pandas_fills_in_place()
@@ -247,15 +250,21 @@ SETTINGS = [
     ("1e-3", 0.001),
     ("{'RS': [0.8, 0.1, 0.1]}", {"RS": [0.8, 0.1, 0.1]}),
     ("None", None),
-    ("null", None),
-    ("none", None),
+    ("null", "null"),
+    ("none", "none"),
     ("true", True),
     ("False", False),
     ("'1'", "1"),
     ("full", "full"),
     (" ", " "),
     ("{1, 2}", "{1, 2}"),
-    ("2*1024", "2*1024"),
+    ("2*1024", 2048),
+    ("[2**10, -(3 - 1) / 4, 7 // 2 % 2]", [1024, -0.5, 1]),
+    ("1e-3 * 10", 0.01),
+    ("'a' * 3", "'a' * 3"),
+    ("9**9**9", "9**9**9"),
+    ("10**100", "10**100"),
+    ("1 / 0", "1 / 0"),
     ("re.compile", "re.compile"),
 ]
 
@@ -329,16 +338,18 @@ def test_metrics_of_counts(tmp_path):
     assert "rec.items" not in collector.data_struct and collector.data_struct.get("data.num_items") == 11  # as RecBole resets
 
 
-@pytest.mark.parametrize("negatives", [{}, {"train_neg_sample_args": None}])
-def test_pop_counts_every_interaction_once(tmp_path, negatives):
-    from trained import circles, scores_of, train
-
-    trained = train("Pop", circles(tmp_path), train_batch_size=7, **negatives)
-    expected = np.bincount(trained.train.dataset.inter_feat["item_id"].numpy(), minlength=25)
-    assert expected.max() > expected[1:].min()
-    assert trained.trainer.model.item_cnt[:, 0].tolist() == expected.tolist()
-    scores = scores_of(trained.trainer.model, trained.test)[0].view(-1, 25)
-    np.testing.assert_allclose(scores[0], expected / expected.max())
+def test_coverage_and_gini_index_equal_a_count_by_hand():
+    """Over 25 items and, as RecBole has it, the padding item. Gini: mean absolute difference over twice the mean."""
+    lists = torch.randn(30, 25, generator=torch.Generator().manual_seed(0)).topk(3).indices + 1
+    lists[:20] = torch.tensor([4, 9, 2])  # a model that has collapsed for most
+    counts = np.zeros(26)
+    for item in lists.flatten().tolist():
+        counts[item] += 1
+    data = {"rec.items": lists, "data.num_items": 26}
+    config = {"topk": [3], "metric_decimal_place": 6}
+    by_pairs = np.mean([abs(a - b) for a in counts for b in counts]) / (2 * counts.mean())
+    assert evaluate("ItemCoverage", config, data) == {"itemcoverage@3": pytest.approx((counts > 0).sum() / 26, abs=1e-6)}
+    assert evaluate("GiniIndex", config, data) == {"giniindex@3": pytest.approx(by_pairs, abs=1e-6)}
 
 
 def evaluate(metric, config, struct):
@@ -354,3 +365,30 @@ def test_applying_twice_changes_nothing():
     repairs.apply()
     assert state() == before
     init_seed(0, True)
+
+
+def test_a_tuning_file_is_not_run(tmp_path):
+    file = tmp_path / "space.test"
+    file.write_text("learning_rate choice [0.1, 0.01]\nembedding_size choice [8, 16]\n")
+    assert set(HyperTuning(print, params_file=file).space) == {"learning_rate", "embedding_size"}
+    file.write_text(f"learning_rate choice [__import__('os').mkdir({str(tmp_path / 'ran')!r})]\n")
+    with pytest.raises(SettingsError, match="must be a list of values"):
+        HyperTuning(print, params_file=file)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "b"]])
+def test_the_default_search_of_tuning_tries_every_combination_once(names):
+    tried = []
+
+    def objective(config_dict, config_file_list):
+        tried.append(config_dict)
+        score = sum(config_dict.values())
+        metrics = {"recall@10": score}
+        return {"model": "BPR", "best_valid_score": score, "valid_score_bigger": True,
+                "best_valid_result": metrics, "test_result": metrics}  # fmt: skip
+
+    tuning = HyperTuning(objective, params_dict={"choice": {name: [1, 2, 5] for name in names}}, early_stop=100)
+    tuning.run()
+    assert sorted(tuple(params.values()) for params in tried) == sorted(itertools.product([1, 2, 5], repeat=len(names)))
+    assert tuning.best_params == {name: 5 for name in names}

@@ -225,7 +225,7 @@ def one_line(capsys):
         (["--plot=elbo.txt"], "must end in .png"),
         (["--sample=1"], "unknown argument '--sample=1'"),
         (["--json=plain/elbo.json"], "cannot write plain/elbo.json"),
-        (["--plot=folder.png"], "cannot write folder.png"),
+        (["--plot=folder.png"], "picture 'folder.png'"),
     ],
 )
 def test_bad_options_are_one_line_and_status_2(arguments, message, checkpoints, capsys):

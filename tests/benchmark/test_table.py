@@ -3,6 +3,8 @@ import statistics
 
 from recbole_diffusion.benchmark.table import main
 
+FULL = {"repeatable": False, "eval_args": {"mode": {"test": "full"}}}
+
 
 def record(model, seed, score, **settings):
     return {
@@ -11,7 +13,7 @@ def record(model, seed, score, **settings):
         "protocol": "leave-one-out",
         "protocol_overrides": {},
         "seed": seed,
-        "settings": {"seed": seed, "valid_metric": "NDCG@10", "repeatable": False} | settings,
+        "settings": {"seed": seed, "valid_metric": "NDCG@10"} | FULL | settings,
         "settings_hash": f"{model}{seed}",
         "valid": {"ndcg@10": score},
         "test": {"ndcg@10": score / 2, "recall@10": score},

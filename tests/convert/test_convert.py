@@ -256,6 +256,22 @@ def test_dreamrec_files(tmp_path):
     assert lines_of(report.folder, "item") == ["item_id:token", *map(str, range(ITEM_NUM))]
 
 
+@pytest.mark.parametrize(("item_num", "n_rows"), [(9_514, 14_000), (7_261, 3_000)], ids=["yoochoose", "kuairec"])
+def test_dreamrec_ids_may_be_whole_floats(tmp_path, item_num, n_rows):
+    """The shape of the official YooChoose and KuaiRec files: ids such as 6325.0 before integer padding."""
+    random = np.random.default_rng(0)
+    items, lengths = random.integers(0, item_num, (n_rows, 11)), random.integers(1, 11, n_rows)
+    rows = [[*map(float, row[:n]), *[item_num] * (10 - n)] for row, n in zip(items.tolist(), lengths, strict=True)]
+    frame = pd.DataFrame({"seq": rows, "len_seq": lengths, "next": items[:, 10].astype(float)})
+    sizes = pd.DataFrame({"seq_size": [10], "item_num": [item_num]})
+    src = write_dreamrec(tmp_path / "src", statis=sizes, train=frame, valid=frame[:50], test=frame[50:90])
+    report = convert("dreamrec", src, tmp_path / "dst")
+    assert [part.rows for part in report.parts] == [n_rows, 50, 40]
+    written = [line.split("\t")[2:] for line in lines_of(report.folder, "train.inter")[1:]]
+    assert written == [[" ".join(map(str, row[:n])), str(row[10])] for row, n in zip(items.tolist(), lengths, strict=True)]
+    assert lines_of(report.folder, "item")[-1] == str(item_num - 1)
+
+
 def test_dreamrec_report(tmp_path):
     report = convert("dreamrec", write_dreamrec(tmp_path / "src"), tmp_path / "dst")
     assert report.parts == (
@@ -288,6 +304,7 @@ def test_settings_are_yaml_with_a_comment_on_each_key(tmp_path, kind):
         "lightgcn": write_lightgcn,
         "dreamrec": write_dreamrec,
         "s3rec": lambda path: write_lines(path / "x.txt", "1 2 3 4"),
+        "ratings": lambda path: write_lines(path / "x.txt", "1 2 3 4"),
     }[kind](tmp_path / "src")
     folder = convert(kind, src, tmp_path / "dst", name="set.1").folder
     text = (folder / "set.1.yaml").read_text()
@@ -421,7 +438,12 @@ def changed(row, **values):
         (changed(2, seq=[2, 0.5, 8]), r"train_data\.df: row 2: 0\.5 in seq is not an integer"),
         (changed(2, seq="abc"), r"train_data\.df: row 2: seq is 'abc', expected a list"),
         (changed(2, seq=None), r"train_data\.df: row 2: seq is None, expected a list"),
-        (changed(2, seq=[2, 2**70, 8]), r"train_data\.df: seq does not hold integers of at most 64 bits"),
+        (changed(2, seq=[2, 2**70, 8]), r"train_data\.df: row 2: 1180591620717411303424 in seq is not an integer of"),
+        (changed(2, seq=[2, [0], 8]), r"train_data\.df: row 2: \[0\] in seq is not an integer"),
+        (changed(2, seq=[2, np.nan, 8]), r"train_data\.df: row 2: nan in seq is not an integer"),
+        (changed(2, seq=[2, 1e30, 8]), r"train_data\.df: row 2: 1e\+30 in seq is not an integer of at most 63"),
+        (changed(3, next=np.inf), r"train_data\.df: row 3: next is inf, not an integer"),
+        (changed(3, next=2**70), r"train_data\.df: row 3: next is 1180591620717411303424, not an integer"),
         (dreamrec_frame([]), r"train_data\.df: holds no row"),
         (
             dreamrec_frame(DREAMREC["train"]).drop(columns="next"),
@@ -474,7 +496,7 @@ def test_refuses_names(tmp_path, name):
 
 
 def test_refuses_an_unknown_kind(tmp_path):
-    with pytest.raises(ValueError, match="kind = 'csv': must be one of diffrec, dreamrec, s3rec, lightgcn"):
+    with pytest.raises(ValueError, match="kind = 'csv': must be one of diffrec, dreamrec, s3rec, lightgcn, ratings"):
         convert("csv", tmp_path, tmp_path)
 
 

@@ -42,17 +42,30 @@ def test_linear_var_has_the_variances_of_diffrec(steps):
     torch.testing.assert_close(1 - abar(betas), variance, rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("steps", STEPS)
-def test_cosine_has_the_marginals_of_nichol_and_dhariwal(steps):
-    def f(t):
-        return math.cos((t / steps + 0.008) / 1.008 * math.pi / 2) ** 2
+def f_cosine(t, steps):
+    return math.cos((t / steps + 0.008) / 1.008 * math.pi / 2) ** 2
 
-    result = abar(make_betas("cosine", steps))
-    clipped = [1 - f(t) / f(t - 1) > MAX_BETA for t in range(1, steps + 1)]
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_cosine_iddpm_has_the_marginals_of_nichol_and_dhariwal(steps):
+    result = abar(make_betas("cosine-iddpm", steps))
+    clipped = [1 - f_cosine(t, steps) / f_cosine(t - 1, steps) > MAX_BETA for t in range(1, steps + 1)]
     assert clipped.index(True) == steps - 1  # the very last step only
     for t in range(1, steps):
-        assert float(result[t - 1]) == pytest.approx(f(t) / f(0), rel=1e-9)
-    assert float(make_betas("cosine", steps)[-1]) == MAX_BETA
+        assert float(result[t - 1]) == pytest.approx(f_cosine(t, steps) / f_cosine(0, steps), rel=1e-9)
+    assert float(make_betas("cosine-iddpm", steps)[-1]) == MAX_BETA
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_cosine_is_dreamrec_s(steps):
+    """Betas of the cosine schedule, each within [1e-4, .9999]."""
+    betas = make_betas("cosine", steps).tolist()
+    exact = [1 - f_cosine(t, steps) / f_cosine(t - 1, steps) for t in range(1, steps + 1)]
+    assert betas == pytest.approx([min(max(beta, 1e-4), 0.9999) for beta in exact], rel=1e-9)
+    assert betas[-1] == 0.9999
+    # beta_t ~ -d log f = 2 tan(a) da at the step's middle, a = (t - 1/2 + .008 T) da, da = pi / (2 * 1.008 T), tan(a) ~ a.
+    da = math.pi / (2 * 1.008 * steps)
+    assert betas.count(1e-4) == max(0, math.floor(1e-4 / (2 * da**2) - 0.008 * steps + 0.5))
 
 
 @pytest.mark.parametrize("steps", STEPS)
@@ -63,16 +76,26 @@ def test_binomial_erases_an_equal_share_each_step(steps):
 
 
 @pytest.mark.parametrize("steps", STEPS)
-def test_exp_is_the_vp_sde_at_its_grid_points(steps):
-    # abar(u) = exp(-integral of .1 + 9.9 u' over [0, u]), whatever the number of steps.
-    u = torch.arange(1, steps + 1, dtype=torch.float64) / steps
-    torch.testing.assert_close(abar(make_betas("exp", steps)), torch.exp(-0.1 * u - 9.9 * u**2 / 2), rtol=1e-9, atol=0)
+def test_exp_is_the_vp_sde_on_dreamrec_s_grid(steps):
+    # The rate .1 + 9.9 u over a step of length 1/T around u = y / (2T), y from 1 to 2T + 1 in T equal steps.
+    for i, beta in enumerate(make_betas("exp", steps).tolist()):
+        y = 1 + (2 * steps * i / (steps - 1) if steps > 1 else 0)
+        assert beta == pytest.approx(1 - math.exp(-(0.1 + 9.9 * y / (2 * steps)) / steps), rel=1e-9)
+
+
+def test_exp_converges_to_the_vp_sde():
+    # abar(u) = exp(-integral of .1 + 9.9 u' over [0, u]).
+    u = torch.arange(1, 20001, dtype=torch.float64) / 20000
+    torch.testing.assert_close(abar(make_betas("exp", 20000)), torch.exp(-0.1 * u - 9.9 * u**2 / 2), rtol=5e-4, atol=0)
 
 
 @pytest.mark.parametrize("steps", STEPS)
-def test_sqrt_has_the_marginals_of_diffusion_lm(steps):
+def test_sqrt_is_dreamrec_s(steps):
+    """1 - sqrt(t/T + s) over its value at 0, which is 1 - .01: the marginals of Diffusion-LM's paper over .99."""
     u = torch.arange(1, steps, dtype=torch.float64) / steps
-    torch.testing.assert_close(abar(make_betas("sqrt", steps))[:-1], 1 - torch.sqrt(u + 1e-4), rtol=1e-9, atol=0)
+    betas = make_betas("sqrt", steps)
+    torch.testing.assert_close(abar(betas)[:-1], (1 - torch.sqrt(u + 1e-4)) / 0.99, rtol=1e-9, atol=0)
+    assert float(betas[-1]) == MAX_BETA
 
 
 def test_first_beta_replaces_the_first_beta_only():

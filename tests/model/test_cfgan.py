@@ -155,3 +155,10 @@ def test_several_processes_are_refused(tmp_path):
     run.config["single_spec"], run.config["nproc"] = False, 2
     with pytest.raises(SettingsError, match="nproc = 2: must be 1 for CFGAN"):
         type(run.trainer)(run.config, run.model)
+
+
+def test_the_default_stops_after_the_papers_thousand_passes_of_the_generator(tmp_path):
+    run = Prepared("CFGAN", {}, tmp_path)
+    per_epoch = [move.name for move in run.trainer.moves(run.train, 0)[1]].count("generator")
+    per_pass = math.ceil(len(run.model.rows.occupied()) / run.config["train_batch_size"])
+    assert run.config["epochs"] * per_epoch / per_pass == 1000

@@ -2,7 +2,7 @@ import pytest
 import torch
 from contract import ModelContract, Prepared
 
-from recbole_diffusion.model.sequential_recommender.encoder import Attention, HistoryEncoder
+from recbole_diffusion.model.sequential_recommender.transformer import CausalTransformer
 
 FAST = {
     "hidden_size": 32,
@@ -44,13 +44,13 @@ class TestDreamRecEps(ModelContract):
 @pytest.mark.parametrize("n_layers", [1, 2])
 def test_padding_does_not_reach_the_condition(n_layers):
     torch.manual_seed(0)
-    encoder = HistoryEncoder(8, 6, n_layers=n_layers, n_heads=2).eval()
+    encoder = CausalTransformer(8, 6, n_layers=n_layers, n_heads=2).eval()
     embedded, length = torch.randn(3, 6, 8), torch.tensor([2, 6, 1])
-    expected = encoder(embedded, length)
+    expected = encoder.last(embedded, length)
     embedded[0, 2:] = 99.0
     embedded[2, 1:] = -99.0
-    torch.testing.assert_close(encoder(embedded, length), expected)
-    torch.testing.assert_close(encoder(embedded[:1, :2], length[:1]), expected[:1])
+    torch.testing.assert_close(encoder.last(embedded, length), expected)
+    torch.testing.assert_close(encoder.last(embedded[:1, :2], length[:1]), expected[:1])
 
 
 def test_only_the_latest_items_are_read(tmp_path):
@@ -75,25 +75,8 @@ def test_one_dimension_and_one_history(tmp_path, sampler):
     run = Prepared(
         "DreamRec", FAST | {"hidden_size": 1, "train_batch_size": 1, "epochs": 1, "sampler": sampler}, tmp_path
     )
-    run.train._dataset.inter_feat = run.train._dataset.inter_feat[:3]
     assert run.model.eval().full_sort_predict(run.batch()[[0]])[:, 1:].isfinite().all()
-    run.model.train().calculate_loss(run.train._dataset.inter_feat[[0]]).backward()
-
-
-@pytest.mark.parametrize("n_heads", [1, 2, 4])
-def test_attention_is_torch_s(n_heads):
-    """The same weights in torch's own multi-head attention give the same output."""
-    torch.manual_seed(0)
-    ours = Attention(8, n_heads, 0.0)
-    peer = torch.nn.MultiheadAttention(8, n_heads, batch_first=True)
-    with torch.no_grad():
-        peer.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key.weight, ours.value.weight]))
-        peer.in_proj_bias[:8].copy_(ours.query.bias)
-        peer.out_proj.load_state_dict(ours.output.state_dict())
-    query, sequence = torch.randn(3, 2, 8), torch.randn(3, 5, 8)
-    padding = torch.arange(5) >= torch.tensor([5, 2, 1])[:, None]
-    expected, _ = peer(query, sequence, sequence, key_padding_mask=padding)
-    torch.testing.assert_close(ours(query, sequence, padding), expected)
+    run.model.train().calculate_loss(run.train._dataset[[0]]).backward()
 
 
 def test_topk_is_the_head_of_the_full_ranking(tmp_path):

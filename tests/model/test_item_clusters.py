@@ -48,7 +48,8 @@ def test_clusters_are_repeatable():
 
 
 def test_too_few_distinct_points():
-    with pytest.raises(SettingsError, match="n_cate = 3: k-means finds no so many groups among 2 distinct"):
+    message = r"n_cate = 3: k-means needs at least as many items as clusters \(got 2 distinct items, 3 clusters\)"
+    with pytest.raises(SettingsError, match=message):
         cluster(np.repeat([[0.0], [1.0]], 5, axis=0), 3, seed=0)
 
 

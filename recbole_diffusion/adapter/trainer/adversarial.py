@@ -45,8 +45,7 @@ class AdversarialTrainer(Trainer):
     """
 
     def __init__(self, config: Any, model: nn.Module) -> None:
-        if not config["single_spec"]:
-            raise SettingsError(f"nproc = {config['nproc']!r}: must be 1 for {config['model']}, which has several optimisers")
+        self.check_processes(config)
         if config["enable_scaler"]:
             raise SettingsError(f"enable_scaler = True: must be False for {config['model']}, which has several optimisers")
         super().__init__(config, model)
@@ -57,6 +56,16 @@ class AdversarialTrainer(Trainer):
             setattr(self, f"{name}_optimizer", optimizer)
             optimizers.append(optimizer)
         self.optimizer = optimizers[0]
+
+    @staticmethod
+    def check_processes(config: Any) -> None:
+        """Refuses several processes, in which RecBole averages the gradients of one optimiser.
+
+        Raises:
+            SettingsError: ``nproc`` above 1.
+        """
+        if config["nproc"] > 1:
+            raise SettingsError(f"nproc = {config['nproc']!r}: must be 1 for {config['model']}, which has several optimisers")
 
     def players(self, model: Any) -> dict[str, tuple[list[nn.Parameter], float, float]]:
         """Who plays: for each name the parameters, the learning rate and the L2 weight.

@@ -12,7 +12,6 @@ from torch.nn.functional import binary_cross_entropy_with_logits, dropout, log_s
 
 from recbole_diffusion.diffusion.denoisers import ACTIVATIONS
 from recbole_diffusion.model.accelerate import accelerate
-from recbole_diffusion.model.coverage import item_coverage
 from recbole_diffusion.model.interaction_rows import InteractionRows
 from recbole_diffusion.model.layers import mlp
 from recbole_diffusion.model.row_scorer import RowScorer
@@ -93,7 +92,3 @@ class AAE(RowScorer, GeneralRecommender):
     def score_rows(self, users: torch.Tensor, out: torch.Tensor) -> None:
         """Writes the users' scores; see :class:`recbole_diffusion.model.row_scorer.RowScorer`."""
         out[:] = self.decoder(self._code(self.rows.dense(users)))
-
-    def diagnostics(self) -> dict[str, float]:
-        """Item coverage and concentration of the users' top 10."""
-        return item_coverage(self, self.rows)

@@ -11,7 +11,7 @@ from recbole.utils import InputType
 from torch.nn.functional import softplus
 
 from recbole_diffusion.model.accelerate import accelerate
-from recbole_diffusion.model.coverage import item_coverage
+from recbole_diffusion.model.derived import DerivedFromWeights
 from recbole_diffusion.model.interaction_rows import InteractionRows
 from recbole_diffusion.model.layers import mlp
 from recbole_diffusion.model.row_scorer import RowScorer
@@ -38,7 +38,7 @@ class CFGANSettings(Settings):
     d_batch_size: int = setting(ge=1)
 
 
-class CFGAN(RowScorer, GeneralRecommender):
+class CFGAN(DerivedFromWeights, RowScorer, GeneralRecommender):
     """CFGAN (CIKM 2018): a generator of whole purchase vectors against a discriminator that sees them masked.
 
     The data are rows: users' rows of items, or with ``mode: item`` items' rows of users (the paper's iCFGAN). With ``c``
@@ -53,7 +53,8 @@ class CFGAN(RowScorer, GeneralRecommender):
 
     Departures from the paper: G's adversarial loss is the non-saturating one, not ``log(1 - D)``. ``k`` and ``z`` are given
     as shares of a row's zeros. The "G-steps" and "D-steps" of its algorithm are read as passes over all rows: an epoch is
-    ``g_steps`` passes of G, then ``d_steps`` passes of D, on masks that are drawn once per epoch. ``weight_decay`` is the
+    ``g_steps`` passes of G, then ``d_steps`` passes of D, on masks that are drawn once per epoch, and the paper's 1000 epochs
+    are 1000 passes of G, 250 epochs here, where the default stops. ``weight_decay`` is the
     coefficient of half the squared norm of all weights and biases. From the official code: ``k`` and ``z`` are drawn
     independently of each other, as the paper says (there they are drawn alike), and the epoch is chosen on validation.
     Rows without interactions are not trained on.
@@ -76,14 +77,9 @@ class CFGAN(RowScorer, GeneralRecommender):
 
     def read_histories(self, dataset: Any) -> None:
         """Takes the matrix from another part of the data (see :mod:`recbole_diffusion.adapter.eval_input`)."""
-        self.history = InteractionRows.from_dataset(dataset).to(self.device)
-        self.rows = self.history if self.settings.mode == "user" else self.history.transposed().to(self.device)
-        self._features: tuple[Any, torch.Tensor] | None = None
-
-    def train(self, mode: bool = True) -> Any:
-        """Also forgets the items' features: torch's fused optimisers change weights without changing their versions."""
-        self._features = None
-        return super().train(mode)
+        by_user = InteractionRows.from_dataset(dataset)
+        self.rows = (by_user if self.settings.mode == "user" else by_user.transposed()).to(self.device)
+        self._derived = None  # the items' features depend on the matrix too
 
     def draw_masks(self) -> None:
         """Draws ``z`` and ``k`` of every row anew: independent, and each in its exact number."""
@@ -132,17 +128,14 @@ class CFGAN(RowScorer, GeneralRecommender):
             out += output.bias[users - 1, None]
 
     def _item_features(self) -> torch.Tensor:
-        """The last hidden layer of all items' rows ``[n_items - 1, width]``, made anew only when the weights have changed."""
-        state = tuple((p.data_ptr(), p._version) for p in self.generator.parameters())
-        if self.training or self._features is None or self._features[0] != state:
+        """The last hidden layer of all items' rows ``[n_items - 1, width]``."""
+
+        def features() -> torch.Tensor:
             items = torch.arange(1, self.n_items, device=self.rows.crow.device)
             hidden = self.generator[:-1]
-            self._features = state, torch.cat([hidden(self.rows.dense(chunk)) for chunk in items.split(_CHUNK)])
-        return self._features[1]
+            return torch.cat([hidden(self.rows.dense(chunk)) for chunk in items.split(_CHUNK)])
 
-    def diagnostics(self) -> dict[str, float]:
-        """Item coverage and concentration of the users' top 10: a collapsed generator recommends the same to all."""
-        return item_coverage(self, self.history)
+        return self.derived(self.generator.parameters(), features)
 
 
 def sample_zeros(observed: torch.Tensor, ratio: float) -> torch.Tensor:

@@ -18,6 +18,7 @@ from recbole_diffusion.diffusion.samplers import ancestral, time_grid
 from recbole_diffusion.diffusion.schedule import SCHEDULES, make_betas
 from recbole_diffusion.diffusion.timesteps import ImportanceTimesteps
 from recbole_diffusion.model.accelerate import accelerate
+from recbole_diffusion.model.derived import DerivedFromWeights
 from recbole_diffusion.model.interaction_rows import InteractionRows
 from recbole_diffusion.model.row_scorer import RowScorer
 from recbole_diffusion.settings import Settings, SettingsError, setting
@@ -68,13 +69,14 @@ class DiffRecSettings(Settings):
             raise SettingsError(f"noise_schedule = {self.noise_schedule!r}: {error}") from error
 
 
-class DiffRec(RowScorer, GeneralRecommender):
+class DiffRec(DerivedFromWeights, RowScorer, GeneralRecommender):
     """DiffRec (SIGIR 2023): denoises a user's row of interactions, few steps, little noise.
 
     Training is Algorithm 1, scoring Algorithm 2 of the paper.
 
     Departures from the paper: none known in the algorithm. From the official code: the factor 1/2 of Eq. 11 stands (they
-    leave it out), and the weight for eps-prediction is the one that follows from Eq. 11. From RecBole's port: defaults are
+    leave it out), and the weight for eps-prediction is the one that follows from Eq. 11; their schedule ``cosine`` is
+    ``cosine-iddpm`` here, and ``binomial`` ends at .999, theirs and RecBole's at 1/2. From RecBole's port: defaults are
     the official ones (schedule, widths, AdamW); the padding item is no column of x; the padding user and users without
     history are not trained on; the loss history is saved with the model; ``eval_batch_size`` counts users.
     ``dims_dnn`` lists the hidden widths in order, as in RecBole; the official ``[200, 600]`` is mirrored to 600-200-600.
@@ -96,7 +98,6 @@ class DiffRec(RowScorer, GeneralRecommender):
         self.network = self._new_network()
         self.timesteps = ImportanceTimesteps(s.steps, s.history_num_per_term)
         self.process = GaussianDiffusion(s.betas()) if s.noise_scale > 0 else None
-        self._composed: tuple[Any, HiddenChain] | None = None
         accelerate(config, self.network)
 
     def _new_network(self) -> ItemMLP:
@@ -111,11 +112,6 @@ class DiffRec(RowScorer, GeneralRecommender):
         """Takes the users' rows from another part of the data (see :mod:`recbole_diffusion.adapter.eval_input`)."""
         weights = (self.settings.w_min, self.settings.w_max) if self.settings.time_aware else None
         self.rows = InteractionRows.from_dataset(dataset, weights).to(self.device)
-
-    def train(self, mode: bool = True) -> Any:
-        """Also forgets the composed chain: torch's fused optimisers change weights without changing their versions."""
-        self._composed = None
-        return super().train(mode)
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
         """Algorithm 1: importance-sampled steps, squared error weighted by Eq. 11, divided by the steps' probability."""
@@ -167,11 +163,10 @@ class DiffRec(RowScorer, GeneralRecommender):
         return s.sampler == "exact" and self.process is not None and HiddenChain.supports(self.network, s.mean_type, noisy)
 
     def _chain(self) -> HiddenChain:
-        """The chain in hidden space, made anew only when the weights have changed."""
-        state = tuple((p.data_ptr(), p._version) for p in self.network.parameters())
-        if self.training or self._composed is None or self._composed[0] != state:
-            self._composed = state, HiddenChain(self.network, self.process, self.settings.mean_type)
-        return self._composed[1]
+        """The chain in hidden space."""
+        return self.derived(
+            self.network.parameters(), lambda: HiddenChain(self.network, self.process, self.settings.mean_type)
+        )
 
     def _plain_scores(self, x: torch.Tensor, noise: Noise) -> torch.Tensor:
         """Algorithm 2 as it is written, from clean rows ``[B, width]``."""

@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from recbole_diffusion.model.accelerate import accelerate
-from recbole_diffusion.model.coverage import item_coverage
 from recbole_diffusion.model.interaction_rows import InteractionRows
 from recbole_diffusion.model.row_scorer import RowScorer
 from recbole_diffusion.settings import Settings, setting
@@ -150,7 +149,3 @@ class IRGAN(RowScorer, GeneralRecommender):
     def score_rows(self, users: torch.Tensor, out: torch.Tensor) -> None:
         """Writes the users' scores; see :class:`recbole_diffusion.model.row_scorer.RowScorer`."""
         out[:] = self.generator(users)
-
-    def diagnostics(self) -> dict[str, float]:
-        """Item coverage and concentration of the users' top 10."""
-        return item_coverage(self, self.rows)

@@ -90,7 +90,7 @@ class LDiffRec(DiffRec):
             tokens = dataset.id2token(dataset.iid_field, np.arange(1, self.n_items)).tolist()
             points = read_embeddings(s.item_embeddings, tokens)
         else:
-            crow, col = self.rows.crow.numpy(), self.rows.col.numpy()
+            crow, col = self.rows.crow.cpu().numpy(), self.rows.col.cpu().numpy()
             matrix = scipy.sparse.csr_matrix((np.ones(len(col)), col, crow), shape=(len(crow) - 1, n_items))
             points = svd_embeddings(matrix, s.svd_rank, self.noise_seed)
         return cluster(points, s.n_cate, self.noise_seed)

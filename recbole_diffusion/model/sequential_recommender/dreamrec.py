@@ -6,8 +6,6 @@ import dataclasses
 from typing import Any
 
 import torch
-from recbole.model.abstract_recommender import SequentialRecommender
-from recbole.utils import InputType
 from torch import nn
 
 from recbole_diffusion.diffusion.denoisers import ACTIVATIONS, ConditionedDenoiser
@@ -20,14 +18,17 @@ from recbole_diffusion.diffusion.samplers import SPACINGS, ancestral, ddim, dpmp
 from recbole_diffusion.diffusion.schedule import SCHEDULES, make_betas
 from recbole_diffusion.diffusion.timesteps import UniformTimesteps
 from recbole_diffusion.model.accelerate import accelerate, aligned_rows
+from recbole_diffusion.model.derived import DerivedFromWeights
 from recbole_diffusion.model.diagnostics import collapse
-from recbole_diffusion.model.sequential_recommender.encoder import HistoryEncoder
+from recbole_diffusion.model.sequential_recommender.causal import CausalRecommender, CausalSettings
+from recbole_diffusion.model.sequential_recommender.official_encoder import OfficialEncoder
+from recbole_diffusion.model.sequential_recommender.transformer import CausalTransformer
 from recbole_diffusion.model.topk import chunked_topk
-from recbole_diffusion.settings import Settings, SettingsError, setting
+from recbole_diffusion.settings import SettingsError, setting
 
 
 @dataclasses.dataclass(frozen=True)
-class DreamRecSettings(Settings):
+class DreamRecSettings(CausalSettings):
     """Types and ranges; meanings and defaults are in ``properties/model/DreamRec.yaml``."""
 
     steps: int = setting(ge=1)
@@ -44,6 +45,7 @@ class DreamRecSettings(Settings):
     n_samples: int = setting(ge=1)
     ranking: str = setting(choices=("inner_product", "centred"))
     denoiser: str = setting(choices=("mlp1", "mlp2"))
+    encoder: str = setting(choices=("transformer", "official"))
     history_length: int = setting(ge=1)
     hidden_size: int = setting(ge=1)
     n_layers: int = setting(ge=1)
@@ -72,7 +74,7 @@ class DreamRecSettings(Settings):
             raise SettingsError(f"noise_schedule = {self.noise_schedule!r}: {error}") from error
 
 
-class DreamRec(SequentialRecommender):
+class DreamRec(DerivedFromWeights, CausalRecommender):
     """DreamRec (NeurIPS 2023): generates the embedding of the ideal next item, guided by the history.
 
     Training is Algorithm 1, generation Algorithm 2 of the paper; an item's score is its inner product with the generated
@@ -83,13 +85,18 @@ class DreamRec(SequentialRecommender):
     (``target_gradient = True``), and then shrinking all embeddings to a point is the easiest way to a small loss.
 
     Departures from the official code: that default; evaluation without dropout and over every row; the padding item is
-    not ranked; any width and batch size; the encoder is a standard pre-norm Transformer layer, which normalises keys and
-    values too, with a feed-forward layer of ``inner_size``. With the linear denoiser ``mlp1``, generation is drawn in one
+    not ranked; any width and batch size. With the linear denoiser ``mlp1``, generation is drawn in one
     shot from the distribution that the steps of Algorithm 2 have (``sampler = exact``). The noise is a function of seed and
     history, so a score does not depend on the batch it is computed in.
+
+    ``encoder = official`` is the official history encoder, and :func:`~.official_encoder.from_official` brings its weights.
+    The default, ``transformer``, is a standard pre-norm Transformer layer and differs from it in that keys and values are
+    normalised too; the attention has an output projection, no biases of keys and values, and the scale of a head's width;
+    the residuals add what is not normalised; the feed-forward layer is ``inner_size`` wide, with a GELU;
+    there is a single LayerNorm at the end where the official code has two; layers can be stacked; and an empty history is
+    encoded from the first position's embedding, where the official condition is the last LayerNorm's bias.
     """
 
-    input_type = InputType.POINTWISE
     settings_class = DreamRecSettings
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -98,14 +105,15 @@ class DreamRec(SequentialRecommender):
         self.noise_seed = config["seed"]
         self.item_embedding = nn.Embedding(self.n_items, s.hidden_size, padding_idx=0)
         self.no_history = nn.Parameter(torch.randn(s.hidden_size))  # Phi
-        self.encoder = HistoryEncoder(
-            s.hidden_size, min(s.history_length, self.max_seq_length), s.n_layers, s.n_heads, s.inner_size,
-            s.hidden_dropout_prob, s.attn_dropout_prob, s.hidden_act,
-        )  # fmt: skip
+        size = s.hidden_size, min(s.history_length, self.max_seq_length)
+        dropout = s.hidden_dropout_prob, s.attn_dropout_prob
+        if s.encoder == "official":
+            self.encoder = OfficialEncoder(*size, s.n_heads, *dropout)
+        else:
+            self.encoder = CausalTransformer(*size, s.n_layers, s.n_heads, s.inner_size, *dropout, s.hidden_act)
         self.network = ConditionedDenoiser(s.hidden_size, s.denoiser)
         self.timesteps = UniformTimesteps(s.steps)
         self.process = GaussianDiffusion(s.betas())
-        self._composed: tuple[Any, AffineChain] | None = None
         if s.sampler == "exact" and not self.network.is_affine:
             self.logger.info("DreamRec: sampler 'exact' needs the linear denoiser mlp1; mlp2 is sampled step by step")
         # Odd multipliers of a linear hash, which tells histories apart for their noise.
@@ -113,10 +121,15 @@ class DreamRec(SequentialRecommender):
         self.register_buffer("hash_multipliers", 2 * powers + 1, persistent=False)
         accelerate(config, self.network, self.encoder)
 
+    def encode(self, items: torch.Tensor) -> torch.Tensor:
+        return self.encoder(self.item_embedding(items))
+
+    def encode_last(self, items: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+        return self.encoder.last(self.item_embedding(items), length)
+
     def condition(self, interaction: Any) -> torch.Tensor:
-        """Encoded histories ``[B, d]``."""
-        history, length = self._latest(interaction)
-        return self.encoder(self.item_embedding(history), length)
+        """Encoded histories ``[B, d]``, of the latest ``history_length`` items."""
+        return self.encode_last(*self._latest(interaction))
 
     def _latest(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """The latest ``history_length`` items, padding on the right, and how many they are ``[B]``."""
@@ -126,21 +139,37 @@ class DreamRec(SequentialRecommender):
         index = start[:, None] + torch.arange(kept, device=history.device)
         return history.gather(1, index), length.clamp(max=kept)
 
-    def train(self, mode: bool = True) -> Any:
-        """Also forgets the composed chain: torch's fused optimisers change weights without changing their versions."""
-        self._composed = None
-        return super().train(mode)
-
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
-        """Algorithm 1: without the history with probability p_u; squared error of the predicted target embedding."""
-        x_0 = self.item_embedding(interaction[self.POS_ITEM_ID])
+        """Algorithm 1 for each target: without the history with probability p_u; squared error of its predicted embedding."""
+        cond, target, _ = self.positions(interaction)
+        drop = torch.rand(len(target), 1, device=target.device) < self.settings.uncond_prob
+        t, weight = self.timesteps.sample(len(target))
+        eps = torch.randn(cond.shape, device=cond.device, dtype=self.no_history.dtype)
+        return self.denoising_loss(cond, target, drop, t, weight, eps)
+
+    def denoising_loss(
+        self,
+        cond: torch.Tensor,
+        target: torch.Tensor,
+        drop: torch.Tensor,
+        t: torch.Tensor,
+        weight: torch.Tensor,
+        eps: torch.Tensor,
+    ) -> torch.Tensor:
+        """The loss for given draws.
+
+        Args:
+            cond: encoded histories ``[N, d]``.
+            target: items ``[N]``.
+            drop: bool ``[N, 1]``, where the history is not seen.
+            t: steps ``[N]``.
+            weight: T times the probability of each step ``[N]``.
+            eps: noise ``[N, d]``.
+        """
+        x_0 = self.item_embedding(target)
         if not self.settings.target_gradient:
             x_0 = x_0.detach()
-        cond = self.condition(interaction)
-        drop = torch.rand(len(x_0), 1, device=x_0.device) < self.settings.uncond_prob
         cond = torch.where(drop, self.no_history, cond)
-        t, weight = self.timesteps.sample(len(x_0))
-        eps = torch.randn_like(x_0)
         x_t = self.process.q_sample(x_0, t, eps)
         output = self.network(x_t, cond, t)
         losses = training_loss(self.process, self.settings.mean_type, output, x_0, eps, x_t, t, reweight=False)
@@ -169,7 +198,7 @@ class DreamRec(SequentialRecommender):
         return scores, rows + 1  # item 0 is padding
 
     def predict(self, interaction: Any) -> torch.Tensor:
-        """Scores of history-item pairs ``[B]``; each history is generated for once, however many items are asked for."""
+        """Scores of (history, item) pairs ``[B]``. Each distinct history is generated once."""
         keys, inverse = torch.unique(self._keys(interaction), return_inverse=True)
         position = torch.arange(len(inverse), device=inverse.device)
         first = position.new_full(keys.shape, len(inverse)).scatter_reduce(0, inverse, position, "amin")
@@ -217,17 +246,18 @@ class DreamRec(SequentialRecommender):
         return chain.mean(cond) if self.settings.sampler == "mean" else chain.sample(cond, noise(cond, 0))
 
     def _chain(self) -> AffineChain:
-        """The law of the oracle item given the encoded history, made anew only when the weights have changed.
+        """Distribution of the generated item given the encoded history.
 
         Guidance cancels in x: the chain's input is u = B ((1 + w) c - w Phi).
         """
-        state = tuple((p.data_ptr(), p._version) for p in (*self.network.parameters(), self.no_history))
-        if self.training or self._composed is None or self._composed[0] != state:
+
+        def compose() -> AffineChain:
             shift = self.network.time_shift(torch.arange(self.process.n_steps, device=self.no_history.device))
             A, B, w = *self.network.affine_parts()[:2], self.settings.guidance_scale
             chain = affine_chain(A, shift, self.process, self.settings.mean_type)
-            self._composed = state, chain.after((1 + w) * B, -w * B @ self.no_history).to(B.dtype)
-        return self._composed[1]
+            return chain.after((1 + w) * B, -w * B @ self.no_history).to(B.dtype)
+
+        return self.derived((*self.network.parameters(), self.no_history), compose)
 
     def _step_by_step(self, cond: torch.Tensor, noise: Noise) -> torch.Tensor:
         """Algorithm 2 as it is written, or a faster sampler on fewer steps."""

@@ -1,0 +1,261 @@
+"""Whole sequences as training rows: RecBole's data set without its padded prefixes, and the loader of windows.
+
+RecBole stores a row for every prefix of every user's sequence, padded to ``MAX_ITEM_LIST_LENGTH``.
+:class:`SequenceDataset` has the same rows, but keeps each sequence once and gives a training row its history when it is
+asked for. :class:`SequenceDataLoader` hands out the sequences themselves, for models that predict the next item at every
+position of a sequence in one pass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from logging import getLogger
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
+from recbole.data.dataset import SequentialDataset
+from recbole.data.interaction import Interaction
+
+from recbole_diffusion.model.sequential_recommender.causal import TARGETS
+from recbole_diffusion.settings import SettingsError
+
+_PLACE = "place_in_sequences"  # column of the rows: where in the ordered interactions the target is
+_POOL = 64  # least number of batches among which windows are sorted by length, where there are so many
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequences:
+    """Training sequences, all in one line.
+
+    Attributes:
+        items: ``[n]``, item ids in the order of sequences and, within each, of time.
+        is_target: bool ``[n]``, whether the item is the target of a training row.
+        users: ``[s]``, user of each sequence.
+        start: ``[s]``, index of a sequence's first item in ``items``.
+        first_target: ``[s]``, index of its first target.
+        end: ``[s]``, index after its last target.
+        longest: length of the longest history that a training row has.
+    """
+
+    items: torch.Tensor
+    is_target: torch.Tensor
+    users: torch.Tensor
+    start: torch.Tensor
+    first_target: torch.Tensor
+    end: torch.Tensor
+    longest: int
+
+
+class SequenceDataset(SequentialDataset):
+    """RecBole's sequential data set with the same rows, whose training rows get their histories when they are read.
+
+    ``dataset[index]`` gives what RecBole's gives. ``inter_feat`` of the training part has no columns of histories, unless
+    the parts were given with histories (``benchmark_filename``); validation and test parts have them.
+    """
+
+    _ordered: Interaction  # all interactions by user and time
+
+    def data_augmentation(self) -> None:
+        """A row for every interaction that has one before it; RecBole's loop, without the histories."""
+        self._aug_presets()
+        self._check_field("uid_field", "time_field")
+        self.sort(by=[self.uid_field, self.time_field], ascending=True)
+        self._ordered = self.inter_feat
+        place = np.arange(len(self._ordered))
+        first = _run_starts(self._ordered[self.uid_field].numpy())
+        target = np.flatnonzero(place > first)
+        length = np.minimum(target - first[target], self.max_item_list_len)
+        self.inter_feat = self._ordered[target]
+        more = {self.item_list_length_field: torch.from_numpy(length), _PLACE: torch.from_numpy(target)}
+        self.inter_feat.update(Interaction(more))
+
+    def build(self) -> list[SequenceDataset]:
+        """RecBole's parts."""
+        train, *others = super().build()
+        for part in others:
+            part.inter_feat = part._with_histories(part.inter_feat)
+        return [train, *others]
+
+    def __getitem__(self, index: Any, join: bool = True) -> Interaction:
+        return self._with_histories(super().__getitem__(index, join))
+
+    def _with_histories(self, rows: Interaction) -> Interaction:
+        """Adds RecBole's padded columns of histories, if they are not there."""
+        if self.iid_field + self.config["LIST_SUFFIX"] in rows:
+            return rows
+        length = rows[self.item_list_length_field]
+        column = torch.arange(self.max_item_list_len)
+        outside = column >= length[:, None]
+        index = ((rows[_PLACE] - length)[:, None] + column).clamp(max=len(self._ordered) - 1)
+        unused = (self.config["unused_col"] or {}).get("inter", [])
+        for field in self._ordered:
+            list_field = getattr(self, f"{field}_list_field", None)
+            if list_field is not None and list_field not in unused:
+                values = self._ordered[field][index]
+                values[outside] = 0
+                rows.update(Interaction({list_field: values}))
+        return rows
+
+    def sequences(self) -> Sequences:
+        """The sequences that the rows of the training part were cut from."""
+        if _PLACE in self.inter_feat:
+            return self._cut_from_interactions()
+        lists = self.inter_feat[self.iid_field + self.config["LIST_SUFFIX"]]
+        rows = (self.inter_feat[field] for field in (self.item_list_length_field, self.iid_field, self.uid_field))
+        return join_rows(lists, *rows)
+
+    def _cut_from_interactions(self) -> Sequences:
+        targets = self.inter_feat[_PLACE].sort().values
+        items, users = self._ordered[self.iid_field], self._ordered[self.uid_field]
+        is_target = torch.zeros(len(items), dtype=torch.bool)
+        is_target[targets] = True
+        # Sequences are users; of each, the first and the last target that is in the training part.
+        owners, count = torch.unique_consecutive(users[targets], return_counts=True)
+        last = count.cumsum(0) - 1
+        first_target = targets[last - count + 1]
+        start = torch.from_numpy(_run_starts(users.numpy()))[first_target]
+        longest = int(self.inter_feat[self.item_list_length_field].max()) if len(targets) else 1
+        return Sequences(items, is_target, owners, start, first_target, targets[last] + 1, longest)
+
+    def inter_matrix(self, form: str = "coo", value_field: str | None = None) -> Any:
+        """The user-item matrix of the part's interactions; RecBole's, where rows carry their histories."""
+        if _PLACE not in self.inter_feat:
+            return super().inter_matrix(form, value_field)
+        # An item without a row of its own is the first of its user: it precedes a target of history length 1.
+        first = self.inter_feat[self.item_list_length_field] == 1
+        place = torch.cat([self.inter_feat[_PLACE], self.inter_feat[_PLACE][first] - 1])
+        return self._create_sparse_matrix(self._ordered[place], self.uid_field, self.iid_field, form, value_field)
+
+
+def _run_starts(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Index of the first entry of the run of equal values that each entry is in, ``[n]``."""
+    begins = np.concatenate([[True], values[1:] != values[:-1]])[: len(values)]
+    return np.maximum.accumulate(np.where(begins, np.arange(len(values)), 0))
+
+
+def join_rows(lists: torch.Tensor, length: torch.Tensor, target: torch.Tensor, users: torch.Tensor) -> Sequences:
+    """Joins given rows into sequences where a row's history is the history and target of the row before it.
+
+    Histories may have been cut to their latest items, at the length of the longest one. A row that continues nothing, such
+    as one with an empty history (length 1, item 0), starts a sequence of its own.
+
+    Args:
+        lists: ``[n, L]``, histories, padding on the right.
+        length: ``[n]``, at least 1.
+        target: ``[n]``.
+        users: ``[n]``.
+    """
+    longest = int(length.max()) if len(length) else 1
+    lists = lists[:, :longest]
+    after = torch.cat([lists, torch.zeros_like(target)[:, None]], 1).scatter(1, length[:, None], target[:, None])
+    after = torch.where((length == longest)[:, None], after[:, 1:], after[:, :-1])
+    continues = (users[1:] == users[:-1]) & (length[1:] == (length[:-1] + 1).clamp(max=longest))
+    continues &= (after[:-1] == lists[1:]).all(1)
+    begins = torch.cat([torch.ones(min(len(target), 1), dtype=torch.bool), ~continues])
+    # A row adds its target to the line, and its history if it begins a sequence.
+    history = begins[:, None] & (torch.arange(longest) < length[:, None])
+    added = torch.cat([history, torch.ones_like(begins)[:, None]], 1)
+    size = added.sum(1)
+    start = (size.cumsum(0) - size)[begins]
+    return Sequences(
+        items=torch.cat([lists, target[:, None]], 1)[added],
+        is_target=torch.cat([torch.zeros_like(history), torch.ones_like(begins)[:, None]], 1)[added],
+        users=users[begins],
+        start=start,
+        first_target=start + length[begins],
+        end=torch.cat([start[1:], size.sum()[None]]),
+        longest=longest,
+    )
+
+
+class SequenceDataLoader(AbstractDataLoader):
+    """Batches of windows of training sequences; every target of the training part is in one window of each epoch.
+
+    A window has at most W targets: W is ``MAX_ITEM_LIST_LENGTH``, or the model's ``history_length``, or the longest history
+    of a training row, whichever is least. A sequence with more targets is cut into windows at places that are drawn anew for
+    each epoch. The inputs of a window are the items before its last target, as many as the model reads in one pass: W, or
+    2 W for a model that ``reads_before_window``, so that also a window's first target has a history where there is one.
+
+    A batch has (``B`` windows, ``L`` inputs of the longest one, padding 0 on the right):
+
+    * ``item_id_list`` ``[B, L]``, the inputs, and ``item_length`` ``[B]``, how many they are;
+    * ``targets`` ``[B, L]``, the item after each input where that is a target of the window, otherwise 0;
+    * ``user_id`` ``[B]``.
+
+    ``train_batch_size`` counts targets, as for RecBole's rows. Batches are of windows of similar length, in random order;
+    their number is the same in every epoch. All draws come from the loader's generator, whose state a resumed run restores.
+    """
+
+    def __init__(self, config: Any, dataset: SequenceDataset, sampler: Any, shuffle: bool = True) -> None:
+        self.logger = getLogger()
+        if not config["single_spec"]:
+            raise SettingsError(f"train_positions = 'all': needs nproc = 1, got {config['nproc']!r}; use train_positions=last")
+        sequences = dataset.sequences()
+        limits = (config["MAX_ITEM_LIST_LENGTH"], config["history_length"], sequences.longest)
+        self.window = min(limit for limit in limits if limit)
+        self.n_inputs = 2 * self.window if config.model_class.reads_before_window else self.window
+        self.sequences = sequences
+        padding = torch.zeros(self.n_inputs + 1, dtype=torch.long)
+        self._items = torch.cat([sequences.items, padding])  # so that no window reaches past the end
+        self._targets = torch.cat([sequences.items * sequences.is_target, padding])
+        self._targets_before = torch.cat([padding[:1], sequences.is_target.cumsum(0)])
+        self.sample_size = int(sequences.is_target.sum())
+        self.fields = (
+            dataset.iid_field + config["LIST_SUFFIX"], config["ITEM_LIST_LENGTH_FIELD"], TARGETS, dataset.uid_field,
+        )  # fmt: skip
+        super().__init__(config, dataset, sampler, shuffle=True)
+
+    def _init_batch_size_and_step(self) -> None:
+        self.step = self.config["train_batch_size"]
+        self.set_batch_size(self.step)
+
+    def __len__(self) -> int:
+        # Of batches at least as large as a window, none is ever empty, wherever the cuts are.
+        return max(1, min(-(-self.sample_size // self.step), self.sample_size // self.window))
+
+    def __iter__(self) -> Iterator[Interaction]:
+        start, begin, end, sequence = self._cut_windows()
+        size = self._targets_before[end] - self._targets_before[begin]
+        order = torch.randperm(len(size), generator=self.generator)
+        pool = self._share_of(size[order], max(1, len(self) // _POOL))
+        order = order[torch.argsort(pool * (self.n_inputs + 2) + (end - start)[order], stable=True)]
+        bounds = torch.searchsorted(self._share_of(size[order], len(self)), torch.arange(len(self) + 1)).tolist()
+        for number in torch.randperm(len(self), generator=self.generator).tolist():
+            windows = order[bounds[number] : bounds[number + 1]]
+            yield self._collate(start[windows], begin[windows], end[windows], sequence[windows])
+
+    def _cut_windows(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Cuts the sequences, at other places each time.
+
+        Returns:
+            Of each window with a target: index of its first input, of its first target, the index after its last target, and
+            the number of its sequence.
+        """
+        s, W = self.sequences, self.window
+        n_targets = s.end - s.first_target
+        drawn = torch.randint(1, W + 1, n_targets.shape, generator=self.generator)
+        first_size = torch.where(n_targets > W, drawn, n_targets)
+        count = 1 + (n_targets - first_size + W - 1) // W
+        sequence = torch.repeat_interleave(count)
+        number = torch.arange(len(sequence)) - (count.cumsum(0) - count)[sequence]
+        stop = s.first_target[sequence] + first_size[sequence] + number * W
+        begin = torch.where(number == 0, s.first_target[sequence], stop - W)
+        end = torch.minimum(stop, s.end[sequence])
+        start = torch.maximum(s.start[sequence], end - 1 - self.n_inputs)
+        kept = self._targets_before[end] > self._targets_before[begin]
+        return start[kept], begin[kept], end[kept], sequence[kept]
+
+    def _share_of(self, size: torch.Tensor, shares: int) -> torch.Tensor:
+        """Divides windows with ``size`` targets, in order, into shares of equally many targets, up to a window's."""
+        return (size.cumsum(0) - size) * shares // self.sample_size
+
+    def _collate(self, start: torch.Tensor, begin: torch.Tensor, end: torch.Tensor, sequence: torch.Tensor) -> Interaction:
+        length = end - 1 - start
+        index = start[:, None] + torch.arange(int(length.max()))
+        items = self._items[index] * (index < (end - 1)[:, None])
+        index += 1
+        targets = self._targets[index] * ((index >= begin[:, None]) & (index < end[:, None]))
+        return Interaction(dict(zip(self.fields, (items, length, targets, self.sequences.users[sequence]), strict=True)))

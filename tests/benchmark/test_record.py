@@ -1,0 +1,64 @@
+"""What a record says of how a model was evaluated, and how runs are named."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from recbole_diffusion import run_recbole_diffusion
+from recbole_diffusion.adapter.config import build_config
+from recbole_diffusion.benchmark.record import describe_evaluation, masks_seen, settings_hash
+from toy import QUIET, checkerboard, two_circles
+
+RUNS = Path(__file__).parents[2] / "results" / "runs"
+FULL, SAMPLED = {"mode": {"valid": "full", "test": "full"}}, {"mode": {"valid": "full", "test": "uni100"}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"repeatable": False, "eval_args": FULL}, "seen items masked, not refitted, sees the training items"),
+        ({"repeatable": True, "eval_args": FULL}, "nothing masked, not refitted, sees the history"),
+        ({"repeatable": True, "eval_args": FULL, "mask_seen": True}, "seen items masked, not refitted, sees the history"),
+        (
+            {"repeatable": False, "eval_args": FULL, "mask_seen": False, "test_input": "train+valid"},
+            "nothing masked, not refitted, sees the training and validation items",
+        ),
+        (
+            {"repeatable": True, "eval_args": SAMPLED, "refit": True},
+            "among sampled items, refitted on training and validation parts, sees the history",
+        ),
+    ],
+)
+def test_words_for_an_evaluation(settings, words):
+    assert describe_evaluation(settings) == words
+
+
+@pytest.mark.parametrize("model", ["EASE", "SequentialKNN"])
+def test_a_record_says_masked_or_not_and_refitted_or_not(model, tmp_path):
+    general = model == "EASE"
+    data = QUIET | (checkerboard if general else two_circles)(tmp_path) | {"topk": [1], "valid_metric": "NDCG@1"}
+    name = "checkerboard" if general else "circles"
+    record = run_recbole_diffusion(model, name, None, data)
+    assert (record["masked"], record["refit"]) == (general, None)
+    assert record["input"] == ("training items" if general else "history")
+    other = run_recbole_diffusion(model, name, None, data | {"mask_seen": not general, "refit": True})
+    assert (other["masked"], other["refit"]["epochs"]) == (not general, 1)
+    assert other["protocol_overrides"].items() >= {"mask_seen": not general, "refit": True}.items()
+    assert other["input"] == ("training and validation items" if general else "history")
+
+
+def test_a_newer_key_of_the_plugin_renames_a_run_only_where_it_is_used():
+    def name(**settings):
+        return settings_hash(build_config("DreamRec", "ml-100k", None, settings))
+
+    assert name() == name(mask_seen=None) == name(refit=False)
+    assert len({name(), name(mask_seen=True), name(refit=True), name(mask_seen=True, refit=True)}) == 4
+    assert masks_seen(build_config("DreamRec", "ml-100k", None, {"protocol": "leave-one-out-masked"}).final_config_dict)
+
+
+@pytest.mark.parametrize("file", sorted(RUNS.glob("families-ml-100k-*-1-*.json")), ids=lambda file: file.stem)
+def test_records_that_are_there_keep_their_names(file):
+    record = json.loads(file.read_text())
+    config = build_config(record["model"], record["dataset"], None, record["settings"])
+    assert settings_hash(config) == record["settings_hash"]
