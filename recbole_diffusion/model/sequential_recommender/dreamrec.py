@@ -111,7 +111,7 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
             self.encoder = OfficialEncoder(*size, s.n_heads, *dropout)
         else:
             self.encoder = CausalTransformer(*size, s.n_layers, s.n_heads, s.inner_size, *dropout, s.hidden_act)
-        self.network = ConditionedDenoiser(s.hidden_size, s.denoiser)
+        self.network = ConditionedDenoiser(s.hidden_size, s.denoiser, s.steps)
         self.timesteps = UniformTimesteps(s.steps)
         self.process = GaussianDiffusion(s.betas())
         if s.sampler == "exact" and not self.network.is_affine:
