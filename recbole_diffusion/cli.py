@@ -23,7 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = [argument for argument in given if argument != "--debug"]
     debug = len(arguments) < len(given)
-    options, settings = _parser().parse_known_args(arguments)
+    parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what may follow
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    options, settings = parser.parse_known_args(arguments)
     try:
         if settings and not getattr(options, "takes_settings", False):
             raise SettingsError(f"unknown argument {settings[0]!r}; see `recbole-diffusion {options.command} --help`")
