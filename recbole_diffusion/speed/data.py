@@ -108,10 +108,16 @@ def epoch(loaded: Loaded, resumable: bool = False, batches: int | None = None) -
     return lambda: trainer._train_epoch(itertools.islice(of_all_epochs, batches), 0, show_progress=False)
 
 
-def evaluation(loaded: Loaded, resumable: bool = False) -> Callable[[], Any]:
-    """One evaluation on the test part, by the same trainers."""
+def first_histories(loaded: Loaded, n: int) -> Any:
+    """The test part's loader with its first ``n`` rows."""
+    dataset = loaded.test.dataset
+    return type(loaded.test)(loaded.config, dataset.copy(dataset.inter_feat[:n]), loaded.test._sampler, shuffle=False)
+
+
+def evaluation(loaded: Loaded, test: Any, resumable: bool = False) -> Callable[[], Any]:
+    """One evaluation on a loader's rows, by the same trainers."""
     trainer = _trainer(loaded, resumable)
-    return lambda: trainer.evaluate(loaded.test, load_best_model=False, show_progress=False)
+    return lambda: trainer.evaluate(test, load_best_model=False, show_progress=False)
 
 
 def _trainer(loaded: Loaded, resumable: bool) -> Any:

@@ -13,13 +13,15 @@ from recbole_diffusion.model.sequential_recommender.causal import TARGETS
 from recbole_diffusion.model.sequential_recommender.dreamrec import DreamRec
 from recbole_diffusion.model.sequential_recommender.packedgru4rec import PackedGRU4Rec
 from recbole_diffusion.speed import floor
-from recbole_diffusion.speed.data import Loaded, epoch, evaluation, load
+from recbole_diffusion.speed.data import Loaded, epoch, evaluation, first_histories, load
 from recbole_diffusion.speed.floor import Product
 from recbole_diffusion.speed.measure import Variant, compare, progress
 from recbole_diffusion.speed.sizes import Task
 
 # An epoch that takes longer is extrapolated from as many batches as take about as long.
 LONGEST_TURN_S = 8.0
+# An evaluation's time is proportional to its histories, but for what DreamRec composes once.
+EVALUATED = 1024
 
 _SHARED = ("learning_rate", "train_batch_size", "eval_batch_size")
 
@@ -64,7 +66,7 @@ def measure(task: Task) -> dict[str, Any]:
             }
         )
         counts = {key: value for key, value in ours.counts().items() if key in ("items", "users")}
-        counts |= {"targets of an epoch": ours.train.sample_size, "evaluated histories": len(ours.test.dataset)}
+        counts |= {"targets of an epoch": ours.train.sample_size, "evaluated histories": min(EVALUATED, ours.test.sample_size)}
         if "training" in task.parts:
             rows += _training(task, pair, ours, peer)
         if "scoring" in task.parts:
@@ -123,14 +125,15 @@ def _epoch(name: str, loaded: Loaded, batches: int, resumable: bool) -> Variant:
 
 def _evaluation(task: Task, pair: Pair, ours: Loaded, peer: Loaded) -> list[dict[str, Any]]:
     """From histories to the metrics, every item ranked. DreamRec's is the same however it has been trained."""
-    products = [product for batch in ours.test for product in scoring(ours, batch[0])]
+    test = first_histories(ours, EVALUATED)
+    products = [product for batch in test for product in scoring(ours, batch[0])]
     if isinstance(ours.model, DreamRec):  # composes its chain once an evaluation
         products += floor.composed_chain(ours.model.settings.hidden_size, ours.model.settings.steps)
-    variants = [Variant(pair.ours, evaluation(ours, resumable=True), floor.work(products))]
+    variants = [Variant(pair.ours, evaluation(ours, test, resumable=True), floor.work(products))]
     if pair.peer is not None:
-        variants.append(Variant(f"RecBole's {pair.peer}", evaluation(peer)))
+        variants.append(Variant(f"RecBole's {pair.peer}", evaluation(peer, first_histories(peer, EVALUATED))))
     variants.append(floor.bare("its matrix products alone", products, task.device))
-    batch = min(ours.config["eval_batch_size"], len(ours.test.dataset))
+    batch = min(ours.config["eval_batch_size"], test.sample_size)
     return compare("evaluation", batch, variants, task.repeats, task.device)
 
 

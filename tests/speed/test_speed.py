@@ -224,6 +224,15 @@ def test_the_part_of_an_epoch_depends_on_its_time(tmp_path, monkeypatch):
     assert sequential._batches_of_a_turn(loaded, resumable=True) == 1
 
 
+def test_an_evaluation_is_of_the_first_histories(tmp_path):
+    loaded = data.load("SASRec", task(tmp_path, "ml-100k").settings | {"train_neg_sample_args": None}, "cpu")
+    part = data.first_histories(loaded, 7)
+    assert len(loaded.test.dataset) == 50 and part.sample_size == 7
+    (whole, *_), (rows, *_) = next(iter(loaded.test)), next(iter(part))
+    assert torch.equal(rows["item_id_list"], whole["item_id_list"][:7])
+    assert 0 <= data.evaluation(loaded, part)()["recall@10"] <= 1
+
+
 def test_a_scaled_time_is_a_multiple_of_the_call_s():
     plain, scaled = (Variant("sleeps", lambda: time.sleep(0.01), scale=scale) for scale in (1.0, 50.0))
     assert 0.01 <= plain.seconds("cpu") and 0.5 <= scaled.seconds("cpu")
