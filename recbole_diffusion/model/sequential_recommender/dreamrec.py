@@ -111,7 +111,7 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
             self.encoder = OfficialEncoder(*size, s.n_heads, *dropout)
         else:
             self.encoder = CausalTransformer(*size, s.n_layers, s.n_heads, s.inner_size, *dropout, s.hidden_act)
-        self.network = ConditionedDenoiser(s.hidden_size, s.denoiser)
+        self.network = ConditionedDenoiser(s.hidden_size, s.denoiser, s.steps)
         self.timesteps = UniformTimesteps(s.steps)
         self.process = GaussianDiffusion(s.betas())
         if s.sampler == "exact" and not self.network.is_affine:
@@ -231,11 +231,11 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
         noise = keyed_noise(self._keys(interaction), self.noise_seed)
         sampler = self._closed_form if self._has_closed_form() else self._step_by_step
         draws_of_one = self.settings.steps + 1
-        samples = [
-            sampler(cond, lambda x, draw, first=sample * draws_of_one: noise(x, first + draw))
-            for sample in range(1 if self.settings.sampler == "mean" else self.settings.n_samples)
-        ]
-        return torch.stack(samples).mean(0) if len(samples) > 1 else samples[0]
+        # One tensor from the start: a number of draws that cannot fit is known before the first of them.
+        samples = cond.new_empty((1 if self.settings.sampler == "mean" else self.settings.n_samples, *cond.shape))
+        for sample in range(len(samples)):
+            samples[sample] = sampler(cond, lambda x, draw, first=sample * draws_of_one: noise(x, first + draw))
+        return samples.mean(0) if len(samples) > 1 else samples[0]
 
     def _has_closed_form(self) -> bool:
         return self.settings.sampler in ("exact", "mean") and self.network.is_affine
