@@ -32,6 +32,8 @@ NO_NEGATIVES = {"train_neg_sample_args": None}
 MODELS = {
     "DiffRec": {"dims_dnn": [8]},
     "TDiffRec": {"dims_dnn": [8]},
+    "BSPM": {"ideal_cutoff": 4},
+    "GiffCF": {"ideal_cutoff": 4},
     "EASE": {},
     "BPR": {},
     "MultiVAE": NO_NEGATIVES | {"latent_dimension": 4, "mlp_hidden_size": [8]},
@@ -141,6 +143,14 @@ def test_lists_are_the_best_of_the_model_s_own_scores(name, trained):
         assert_same(found[user], best(scores, 5, RAW[user]))
         for item, score in found[user]:
             assert scores[item] == pytest.approx(score, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["BSPM", "GiffCF"])  # keep a filter of the training part, whatever rows they are given
+def test_filters_stay_as_they_were_trained(name, trained):
+    users = recommend(trained(name), list(RAW))
+    histories = recommend(trained(name), histories=list(RAW.values()))
+    assert histories["item"].tolist() == users["item"].tolist()
+    np.testing.assert_allclose(histories["score"], users["score"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["DiffRec", "TDiffRec", "EASE", "MultiVAE", "DreamRec", "SequentialKNN", "SASRec"])
