@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "speed": {"speed", "benchmark", "adapter", "model", "diffusion"} | LIGHT,
     "analysis": {"analysis", "adapter", "model", "diffusion"} | LIGHT,
     "plots": {"plots", "analysis", "adapter", "model", "diffusion"} | LIGHT,
-    "recommendation": {"recommendation", "adapter"} | LIGHT,
+    "recommendation": {"recommendation", "adapter", "model"} | LIGHT,
     "run.py": {"benchmark", "adapter"} | LIGHT,
     "commands": {"commands", "run", "benchmark", "speed", "analysis", "plots", "recommendation", "convert", "adapter"} | LIGHT,
     "cli.py": {"commands"} | LIGHT,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from recbole_diffusion.model.sequential_recommender.dreamrec import DreamRec
 from recbole_diffusion.settings import SettingsError
 
 _NEIGHBOURS = 32  # links of an item in the graph
@@ -23,7 +24,7 @@ class ApproximateSearch:
     """
 
     def __init__(self, model: Any) -> None:
-        if not hasattr(model, "query"):
+        if not isinstance(model, DreamRec):
             raise SettingsError(f"--approximate: {type(model).__name__} generates no item to search for; DreamRec does")
         try:
             import faiss

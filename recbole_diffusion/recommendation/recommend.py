@@ -28,6 +28,7 @@ from recbole_diffusion.settings import SettingsError
 INPUTS = ("all", "train")
 
 _CELLS = 1 << 24  # scores that are held at once
+_ROWS = 1024  # users that are served at once, at most: a model of sequences needs memory for each of their items
 _CELLS_PER_LISTED = 64  # a listed item takes as much memory as so many scores: its id, score and name as Python objects
 _COMPARED = 1000  # users whose approximate lists are compared with the exact ones
 
@@ -36,9 +37,9 @@ Array = np.ndarray[Any, Any]
 
 def recommend(
     checkpoint: str | Path,
-    users: Sequence[Any] | None = None,
+    users: str | Sequence[Any] | None = None,
     *,
-    histories: Sequence[str | Sequence[Any]] | None = None,
+    histories: str | Sequence[str | Sequence[Any]] | None = None,
     k: int = 10,
     out: str | Path | None = None,
     keep_seen: bool = False,
@@ -59,7 +60,7 @@ def recommend(
 
     Args:
         checkpoint: file that a run saved.
-        users: original ids; None means all users, unless ``histories`` are given.
+        users: original ids, or one; None means all users, unless ``histories`` are given.
         histories: original item ids of each, oldest first; a string has them separated by blanks.
         k: length of a list.
         out: ``.csv``, ``.parquet`` (needs pyarrow) or ``.jsonl`` file, or ``-`` for CSV on standard output; None returns a
@@ -80,6 +81,7 @@ def recommend(
     """
     if users is not None and histories is not None:
         raise SettingsError("users and histories are both given; give one of them")
+    users, histories = ([one] if isinstance(one, str) else one for one in (users, histories))
     if input not in INPUTS:
         raise SettingsError(f"input = {input!r}: must be one of {', '.join(INPUTS)}")
     if out is not None:
@@ -220,8 +222,7 @@ def _report(what: str, ids: Sequence[str] | Array) -> None:
 
 def chunk_size(n_items: int, k: int, limit: int | None = None) -> int:
     """How many users are served at once, so that their scores and lists take a fixed amount of memory."""
-    size = max(1, _CELLS // (n_items + _CELLS_PER_LISTED * k))
-    return size if limit is None else min(size, limit)
+    return max(1, min(_CELLS // (n_items + _CELLS_PER_LISTED * k), limit or _ROWS, _ROWS))
 
 
 class _Ranking:
@@ -292,7 +293,7 @@ def _lists(asked: _Asked, ranking: _Ranking, search: Any, names: bool, show_prog
         compared[np.random.default_rng(0).choice(n, min(n, _COMPARED), replace=False)] = True
     hits = total = 0
     size = chunk_size(data.item_num, ranking.k, asked.limit)
-    with tqdm(total=n, unit=f" {asked.label}", disable=not show_progress, leave=False) as bar:
+    with tqdm(total=n, unit=f" {asked.label}", disable=not show_progress) as bar:
         for start in range(0, n, size):
             some = asked.numbers[start : start + size]
             batch, had = asked.batch(some), asked.had.entries(some)

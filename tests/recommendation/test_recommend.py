@@ -32,6 +32,8 @@ NO_NEGATIVES = {"train_neg_sample_args": None}
 MODELS = {
     "DiffRec": {"dims_dnn": [8]},
     "TDiffRec": {"dims_dnn": [8]},
+    "BSPM": {"ideal_cutoff": 4},
+    "GiffCF": {"ideal_cutoff": 4},
     "EASE": {},
     "BPR": {},
     "MultiVAE": NO_NEGATIVES | {"latent_dimension": 4, "mlp_hidden_size": [8]},
@@ -143,6 +145,14 @@ def test_lists_are_the_best_of_the_model_s_own_scores(name, trained):
             assert scores[item] == pytest.approx(score, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.parametrize("name", ["BSPM", "GiffCF"])  # keep a filter of the training part, whatever rows they are given
+def test_filters_stay_as_they_were_trained(name, trained):
+    users = recommend(trained(name), list(RAW))
+    histories = recommend(trained(name), histories=list(RAW.values()))
+    assert histories["item"].tolist() == users["item"].tolist()
+    np.testing.assert_allclose(histories["score"], users["score"], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["DiffRec", "TDiffRec", "EASE", "MultiVAE", "DreamRec", "SequentialKNN", "SASRec"])
 def test_a_history_like_a_user_s_own_has_the_user_s_list(name, trained):
     users = recommend(trained(name), list(RAW))
@@ -162,6 +172,8 @@ def test_what_has_been_seen_is_masked_or_kept(name, trained):
     kept = lists_of(recommend(trained(name), ["u3"], k=N_ITEMS, keep_seen=True))["u3"]
     assert_same(kept, best(scores_of(trained(name), RAW["u3"]), N_ITEMS))
     assert len(kept) == N_ITEMS
+    assert lists_of(recommend(trained(name), "u3", k=N_ITEMS, keep_seen=True)).keys() == {"u3"}
+    assert recommend(trained(name), histories="i3 i1", k=2)["history"].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("name", ["DreamRec", "SASRec", "DiffRec"])
@@ -212,6 +224,7 @@ def test_chunks_change_nothing(name, trained, monkeypatch):
 def test_memory_is_bounded_by_the_number_of_items(n_items):
     size = chunk_size(n_items, 10)
     assert size == 1 or size * n_items <= module._CELLS
+    assert 1 <= size <= 1024
     assert chunk_size(n_items, 10, limit=3) <= 3
 
 
@@ -317,7 +330,7 @@ def test_approximate_search_says_its_recall(trained, capsys):
     assert says in capsys.readouterr().err and len(same) > 0.9 * len(exact)
 
 
-@pytest.mark.parametrize("name", ["DiffRec", "DreamRec", "SequentialKNN"])
+@pytest.mark.parametrize("name", ["DiffRec", "DreamRec", "SequentialKNN", "PackedSASRec"])
 def test_recbole_s_case_study_takes_our_models(name, trained):
     _, model, data, _, _, test = load_trained(trained(name))
     users = data.token2id("user_id", np.array(["u0", "u7"]))
@@ -335,6 +348,11 @@ def test_recbole_s_case_study_takes_our_models(name, trained):
         expected = best(scores_of(trained(name), mine), 3, masked)
         found = data.id2token("item_id", items[row]).tolist()
         assert_same(list(zip(found, values[row].tolist(), strict=True)), expected)
+
+
+def test_a_progress_bar_counts_users(trained, capsys):
+    recommend(trained("DreamRec"), list(RAW), k=1, show_progress=True)
+    assert f"{N_USERS}/{N_USERS}" in capsys.readouterr().err
 
 
 def test_the_function_is_the_package_s_own():
