@@ -82,6 +82,7 @@ MODELS = {
         _general("FlowCF", "diffusion"),
         _sequential("DreamRec", "diffusion", packs=True),
         _sequential("DiffuRec", "diffusion", packs=True),
+        _sequential("PreferDiff", "diffusion", packs=True),
         _sequential("ADRec", "diffusion", packs=True, trainer="staged"),
         _sequential("BBDRec", "diffusion", packs=True, trainer="staged"),
         _sequential("PackedSASRec", "sequential", packs=True),

@@ -23,6 +23,7 @@ DDIM (Song et al. 2021, Eq. 12), DPM-Solver++(2M) (Algorithm 2)       ``samplers
 f~ = (1 + w) f(x, c, t) - w f(x, Phi, t)                              ``guidance.classifier_free``
 DiffRec's and DreamRec's networks and time embeddings                 ``denoisers.ItemMLP``, ``.ConditionedDenoiser``
 the law of all T steps of an affine denoiser, in one product          ``exact.affine_chain``
+deterministic DDIM of an affine denoiser, in one product              ``exact.affine_ddim``
 DiffRec's reverse chain without item-sized intermediates              ``exact.HiddenChain``
 Brownian bridge to an end point, and its posterior (BBDRec)           ``bridge.BrownianBridge``
 straight paths and Euler steps (rectified flow; FMRec)                ``flow.RectifiedFlow``
@@ -37,7 +38,7 @@ the reverse pass of these, over any grid                              ``samplers
 from recbole_diffusion.diffusion.absorbing import AbsorbingDiffusion
 from recbole_diffusion.diffusion.bridge import BrownianBridge, bridge_levels
 from recbole_diffusion.diffusion.denoisers import ConditionedDenoiser, ItemMLP, activation_layer, sinusoidal_embedding
-from recbole_diffusion.diffusion.exact import AffineChain, HiddenChain, affine_chain
+from recbole_diffusion.diffusion.exact import AffineChain, HiddenChain, affine_chain, affine_ddim
 from recbole_diffusion.diffusion.flow import BernoulliFlow, RectifiedFlow
 from recbole_diffusion.diffusion.guidance import classifier_free
 from recbole_diffusion.diffusion.heat import GraphHeat, Smooth, sharpen
@@ -80,6 +81,7 @@ __all__ = [
     "UniformTimesteps",
     "activation_layer",
     "affine_chain",
+    "affine_ddim",
     "ancestral",
     "bridge_levels",
     "classifier_free",

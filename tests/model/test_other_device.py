@@ -23,6 +23,7 @@ VARIANTS = {
     "DreamRec": [{}, {"train_positions": "all"}, {"denoiser": "mlp2"}, {"sampler": "ddim", "sampler_steps": 2},
                  {"n_samples": 2, "ranking": "centred"}],
     "DiffuRec": [{}, {"train_positions": "all"}, {"sampler": "one_pass"}],
+    "PreferDiff": [{"sampler_steps": 2}, {"sampler_steps": 2, "sampler": "loop"}],
     "PackedSASRec": [{}, {"loss": "gbce"}, {"loss": "bce", "negatives_from": "unseen"}, {"train_positions": "last"}],
     "CFGAN": [{}, {"mode": "item"}],
 }  # fmt: skip

@@ -20,7 +20,6 @@ from recbole_diffusion.diffusion.noise import Noise, keyed_noise
 from recbole_diffusion.diffusion.process import Denoiser
 from recbole_diffusion.diffusion.samplers import Grid, time_grid
 from recbole_diffusion.model.accelerate import accelerate
-from recbole_diffusion.model.diagnostics import collapse
 from recbole_diffusion.model.sequential_recommender.causal import TARGETS, CausalSettings
 from recbole_diffusion.model.sequential_recommender.generated import GeneratedQuery
 from recbole_diffusion.model.sequential_recommender.transformer import Layer
@@ -152,7 +151,6 @@ class DenoisingRecommender(GeneratedQuery):
     """
 
     settings_class: ClassVar[type[DenoisingSettings]] = DenoisingSettings
-    settings: Any
     process: Any
     norm_first: ClassVar[bool] = False
     random_weight: ClassVar[bool] = False
@@ -254,13 +252,8 @@ class DenoisingRecommender(GeneratedQuery):
 
     # --------------------------------------------------------------------------------------------------- generation
 
-    def generate(self, items: torch.Tensor, length: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        return self._generated(items, length, keys, self.settings.sampler, self.settings.sampler_steps)
-
-    def _generated(
-        self, items: torch.Tensor, length: torch.Tensor, keys: torch.Tensor, sampler: str, steps: int | None
-    ) -> torch.Tensor:
-        """The reverse process over ``steps`` steps, or its first step's estimate of x_0, which is one of a single step."""
+    def generate(self, items: torch.Tensor, length: torch.Tensor, keys: torch.Tensor, sampler: str) -> torch.Tensor:
+        """The reverse process; ``one_pass``: its first estimate of x_0, which is what it returns over a single step."""
         last = length.clamp(min=1) - 1
         state = self.encode(items)
         if self.causal:
@@ -269,32 +262,9 @@ class DenoisingRecommender(GeneratedQuery):
             estimate = self.denoiser.prepare(state, earlier, time, last)
         else:
             estimate = lambda x, time: self.denoiser.last(state, x, time, length)  # noqa: E731
-        grid = time_grid(self.process, 1 if sampler == "one_pass" else steps)
+        grid = time_grid(self.process, 1 if sampler == "one_pass" else self.settings.sampler_steps)
         noise = keyed_noise(keys, self.noise_seed)
         return self.reverse(lambda x, t: estimate(x, self.clock(t)), _at(state, last), grid, noise)
-
-    @torch.no_grad()
-    def diagnostics(self) -> dict[str, float]:
-        """The largest change of any score when one pass takes the place of all steps, and what it is to be compared with.
-
-        Over up to 256 training histories. ``score_spread``: the standard deviation of a history's scores, the median of them.
-        ``one_pass_same_top10``: share of the ten best items that stay so. And whether the embeddings have collapsed.
-        """
-        training = self.training
-        self.eval()
-        items, length = (part.to(self.device) for part in self.sample)
-        items = items[:, : int(length.max())]
-        keys = self.keys(items)
-        one, loop = (self._generated(items, length, keys, sampler, None) @ self.items[1:].T for sampler in ("one_pass", "loop"))
-        k = min(10, one.shape[1])
-        top = torch.zeros_like(loop, dtype=torch.bool).scatter_(1, loop.topk(k).indices, True)
-        self.train(training)
-        return {
-            "one_pass_score_difference": float((one - loop).abs().max()),
-            "score_spread": float(loop.std(1).median()),
-            "one_pass_same_top10": float(top.gather(1, one.topk(k).indices).float().mean()),
-            **collapse(self.items[1:]),
-        }
 
 
 def _at(states: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
