@@ -201,8 +201,8 @@ def _summary(config: Config, parts: dict[str, Any], model: Any) -> str:
     rows = " / ".join(f"{len(part):,}" for part in parts.values())
     weights = sum(p.numel() for p in model.parameters())
     return (
-        f"{config['model']} on {config['dataset']}: {train.user_num - 1:,} users, {train.item_num - 1:,} items, {rows} rows for "
-        f"training / validation / test; {weights:,} weights on {config['device']}; settings: the log file, or --verbose"
+        f"{config['model']} on {config['dataset']}: {train.user_num - 1:,} users, {train.item_num - 1:,} items, {rows} rows "
+        f"for training / validation / test; {weights:,} weights on {config['device']}; settings: the log file, or --verbose"
     )
 
 

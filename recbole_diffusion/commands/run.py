@@ -57,7 +57,7 @@ def add(commands: Any) -> None:
         "--trust-pickle", action="store_true", help="read pickled data sets and pretrained models, which can run any code"
     )
     parser.add_argument(
-        "--verbose", action="store_true", help="show all settings, the data and the network at the start (always in the log file)"
+        "--verbose", action="store_true", help="show all settings, the data and the network, which the log file always has"
     )
     parser.set_defaults(run=_run, takes_settings=True)
 
