@@ -10,8 +10,8 @@ examples:
   recbole-diffusion elbo saved/DiffRec-ml-100k-0123456789.pth
   recbole-diffusion elbo saved/DreamRec-ml-100k-0123456789.pth --part valid --samples 1 --rows 200 --json terms.json
 
-DiffRec's totals compare at the same data, split and beta_1; DreamRec's not between runs, whose embeddings differ in size.
-L_0 is minus the logarithm of a density: it and the total can be negative.
+DiffRec's totals compare at the same data, split and beta_1; DreamRec's not between runs, whose embeddings differ in size. L_0
+is minus the logarithm of a density: it and the total can be negative.
 """
 
 

@@ -57,7 +57,7 @@ def add(commands: Any) -> None:
         "--trust-pickle", action="store_true", help="read pickled data sets and pretrained models, which can run any code"
     )
     parser.add_argument(
-        "--verbose", action="store_true", help="show all settings, the data and the network, which the log file always has"
+        "--verbose", action="store_true", help="show all settings, the data and the network (always in the log file)"
     )
     parser.set_defaults(run=_run, takes_settings=True)
 
