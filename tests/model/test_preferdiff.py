@@ -8,8 +8,8 @@ from recbole_diffusion.diffusion import GaussianDiffusion, affine_ddim, ddim, ma
 
 FAST = {
     "hidden_size": 32, "inner_size": 32, "steps": 40, "sampler_steps": 5, "beta_end": 0.2, "train_batch_size": 128,
-    "epochs": 40, "learning_rate": 0.01, "eval_step": 10, "stopping_step": 20, "hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0,
-    "guidance_scale": 0.5,
+    "epochs": 40, "learning_rate": 0.01, "eval_step": 10, "stopping_step": 20, "hidden_dropout_prob": 0.0,
+    "attn_dropout_prob": 0.0, "guidance_scale": 0.5,
 }  # fmt: skip
 
 
