@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from recbole_diffusion.commands import benchmark, convert, elbo, models, plot, run, speed
+from recbole_diffusion.commands import benchmark, convert, elbo, models, plot, recommend, run, speed
 from recbole_diffusion.settings import NonFiniteLossError, SettingsError
 from recbole_diffusion.version import __version__
 
@@ -23,7 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = [argument for argument in given if argument != "--debug"]
     debug = len(arguments) < len(given)
-    options, settings = _parser().parse_known_args(arguments)
+    parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what may follow
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    options, settings = parser.parse_known_args(arguments)
     try:
         if settings and not getattr(options, "takes_settings", False):
             raise SettingsError(f"unknown argument {settings[0]!r}; see `recbole-diffusion {options.command} --help`")
@@ -66,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"recbole-diffusion {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error, for a report of a bug")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (run, models, convert, benchmark, plot, elbo, speed):
+    for command in (run, models, recommend, convert, benchmark, plot, elbo, speed):
         command.add(commands)
     return parser
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import sys
 from collections.abc import Sequence
-from logging import Logger, getLogger
+from logging import FileHandler, Logger, LogRecord, getLogger
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -42,6 +42,8 @@ from recbole_diffusion.benchmark.record import (
 )
 from recbole_diffusion.settings import SettingsError
 
+DETAIL = {"detail": True}  # marks what the screen shows only with --verbose
+
 
 def run_recbole_diffusion(
     model: str | type = "DreamRec",
@@ -52,6 +54,7 @@ def run_recbole_diffusion(
     record: str | Path | None = None,
     resume: bool = False,
     trust_pickle: bool = False,
+    verbose: bool = False,
     command: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Trains and evaluates a model, ours or RecBole's.
@@ -64,6 +67,7 @@ def run_recbole_diffusion(
         record: file for the JSON record.
         resume: keep the training state at every epoch, and go on from it if an earlier run left one.
         trust_pickle: read pickled data sets, data loaders and pretrained models, which **can run any code**.
+        verbose: show all settings, the data and the network; the log file always has them.
         command: the command line, for the record.
 
     Returns:
@@ -81,10 +85,10 @@ def run_recbole_diffusion(
     command = command or sys.argv
     if config["nproc"] > 1:
         _check_processes(config, resume)
-        asked = (model, dataset, config_file_list, config_dict, record, command, trust_pickle)
+        asked = (model, dataset, config_file_list, config_dict, record, command, trust_pickle, verbose)
         return launch(_run_as_one_of_several, config["nproc"], *asked)
     with trust_pickles(trust_pickle), out_of_memory_is_one_line(config):
-        return run(config, record=record, resume=resume, command=command)
+        return run(config, record=record, resume=resume, verbose=verbose, command=command)
 
 
 def _check_processes(config: Config, resume: bool) -> None:
@@ -106,11 +110,12 @@ def _run_as_one_of_several(
     record: str | Path | None,
     command: Sequence[str],
     trust_pickle: bool,
+    verbose: bool,
 ) -> dict[str, Any]:
     """What each process of a multi-process run does; the first one writes the record."""
     config = build_config(model, dataset, config_file_list, {**(config_dict or {}), **settings})
     with trust_pickles(trust_pickle):
-        return run(config, record=record if settings["local_rank"] == 0 else None, command=command)
+        return run(config, record=record if settings["local_rank"] == 0 else None, verbose=verbose, command=command)
 
 
 def run(
@@ -118,13 +123,15 @@ def run(
     *,
     record: str | Path | None = None,
     resume: bool = False,
+    verbose: bool = False,
     command: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Trains and evaluates what ``config`` says; see :func:`run_recbole_diffusion`."""
     init_seed(config["seed"], config["reproducibility"])
     init_logger(config)
     logger = getLogger()
-    logger.info(config)
+    log_file = _shorten(logger, verbose)
+    logger.info(config, extra=DETAIL)
 
     dataset, loaders = _load_data(config, logger)
     train_data, valid_data, test_data = loaders
@@ -133,7 +140,8 @@ def run(
 
     both_data = union_loader(config, dataset, *parts.values()) if config["refit"] else None
     trainer = _make_trainer(config, parts["train"], file, resume)
-    logger.info(trainer.model)
+    logger.info(trainer.model, extra=DETAIL)
+    logger.info(_summary(config, parts, trainer.model))
     watch_first_batches(config, trainer.model, valid_data)
     _, valid = trainer.fit(train_data, valid_data, show_progress=config["show_progress"])
     curve, refitted = trainer.curve, None
@@ -160,8 +168,10 @@ def run(
         test=dict(test or {}),
         test_eval_s=perf_counter() - started,
         command=list(command),
+        log=log_file,
     )
-    logger.info("The running environment of this training is as follows:\n" + get_environment(config).draw())
+    environment = "The running environment of this training is as follows:\n" + get_environment(config).draw()
+    logger.info(environment, extra=DETAIL)
     logger.info(set_color("best valid ", "yellow") + f": {finished.valid}")
     logger.info(set_color("test result", "yellow") + f": {test}")
 
@@ -172,6 +182,32 @@ def run(
     for kept in (_state_file(file), _state_file(_refit_file(file))) if resume else ():
         kept.unlink(missing_ok=True)
     return result
+
+
+def _shorten(logger: Logger, verbose: bool) -> str | None:
+    """Keeps ``DETAIL`` off the screen unless ``verbose``; returns the log file, None where RecBole has opened none."""
+    file = None
+    for handler in logger.handlers:
+        if isinstance(handler, FileHandler):
+            file = handler.baseFilename
+        else:
+            (handler.removeFilter if verbose else handler.addFilter)(_is_brief)
+    return file
+
+
+def _summary(config: Config, parts: dict[str, Any], model: Any) -> str:
+    """One line in the place of all settings, the data and the network."""
+    train = parts["train"]
+    rows = " / ".join(f"{len(part):,}" for part in parts.values())
+    weights = sum(p.numel() for p in model.parameters())
+    return (
+        f"{config['model']} on {config['dataset']}: {train.user_num - 1:,} users, {train.item_num - 1:,} items, {rows} rows "
+        f"for training / validation / test; {weights:,} weights on {config['device']}; settings: the log file, or --verbose"
+    )
+
+
+def _is_brief(record: LogRecord) -> bool:
+    return not getattr(record, "detail", False)
 
 
 def _make_trainer(config: Config, data: Any, file: Path, resume: bool) -> Any:
@@ -229,6 +265,6 @@ def _load_data(config: Config, logger: Logger) -> tuple[Any, tuple[Any, Any, Any
     about = f"dataset {config['dataset']!r} with {config['model']}: "
     with recbole_refusals(about), within_memory(config, "reading the data"):
         dataset = create_dataset(config)
-        logger.info(dataset)
+        logger.info(dataset, extra=DETAIL)
         check_sizes(config, dataset)
         return dataset, data_preparation(config, dataset)

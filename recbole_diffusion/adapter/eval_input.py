@@ -16,7 +16,7 @@ import recbole.data.utils
 import recbole.utils.case_study
 from recbole.data import interaction
 from recbole.model.abstract_recommender import AutoEncoderMixin
-from recbole.model.general_recommender import EASE, ItemKNN, SLIMElastic
+from recbole.model.general_recommender import CDAE, EASE, ItemKNN, SLIMElastic
 
 from recbole_diffusion.adapter.patch import replace
 from recbole_diffusion.settings import SettingsError
@@ -33,13 +33,25 @@ def check_test_input(config: Any) -> None:
     value = config["test_input"]
     if value not in TEST_INPUTS:
         raise SettingsError(f"test_input = {value!r}: must be one of {', '.join(TEST_INPUTS)}")
-    readers = (AutoEncoderMixin, EASE, SLIMElastic, ItemKNN)
-    reads = hasattr(config.model_class, "read_histories") or issubclass(config.model_class, readers)
-    of_users = issubclass(config.model_class, ItemKNN) and config["knn_method"] == "user"
-    if value == "train+valid" and (not reads or of_users):
+    if value == "train+valid" and not reads_items(config):
         raise SettingsError(
             f"test_input = {value!r}: {config.model} reads no list of a user's items when it scores; allowed: train"
         )
+
+
+def reads_items(config: Any) -> bool:
+    """Whether a general model reads a list of a user's items when it scores, so that it can be given another one."""
+    model = config.model_class
+    readers = (AutoEncoderMixin, EASE, SLIMElastic, ItemKNN)
+    return (hasattr(model, "read_histories") or issubclass(model, readers)) and not (
+        issubclass(model, ItemKNN) and config["knn_method"] == "user"
+    )
+
+
+def reads_items_of_anyone(config: Any) -> bool:
+    """Whether such a list is all that it reads: CDAE has a vector for each user, CFGAN's item mode an output for each."""
+    of_users = issubclass(config.model_class, CDAE) or (config["model"] == "CFGAN" and config["mode"] == "item")
+    return reads_items(config) and not of_users
 
 
 def install() -> None:
@@ -81,21 +93,26 @@ def input_of(model: Any, loader: Any) -> Iterator[None]:
         yield
         return
     check_test_input(loader.config)
-    _show(model, training_and_validation(*parts))
+    show_items(model, training_and_validation(*parts))
     try:
         yield
     finally:
-        _show(model, parts[0])
+        show_items(model, parts[0])
 
 
-def _show(model: Any, part: Any) -> None:
-    """Gives a model that :func:`check_test_input` lets pass a part's interactions (RecBole ``Dataset``) as input."""
+def show_items(model: Any, rows: Any) -> None:
+    """Gives a trained model other lists of items as input.
+
+    Args:
+        model: one that :func:`reads_items`.
+        rows: RecBole ``Dataset`` with the users' interactions.
+    """
     if hasattr(model, "read_histories"):
-        model.read_histories(part)
+        model.read_histories(rows)
     elif isinstance(model, AutoEncoderMixin):
-        model.build_histroy_items(part)
+        model.build_histroy_items(rows)
     else:
-        model.interaction_matrix = part.inter_matrix(form="csr").astype(np.float32)
+        model.interaction_matrix = rows.inter_matrix(form="csr").astype(np.float32)
         if isinstance(model, ItemKNN):
             model.pred_mat = model.interaction_matrix.dot(model.w).tolil()
 

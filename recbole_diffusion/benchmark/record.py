@@ -51,6 +51,7 @@ class Run:
     test: dict[str, float]
     test_eval_s: float
     command: list[str]
+    log: str | None = None  # file
 
 
 def make_record(run: Run) -> dict[str, Any]:
@@ -63,8 +64,8 @@ def make_record(run: Run) -> dict[str, Any]:
         (metrics under RecBole's names, of the epoch that validation chose), ``epochs, best_epoch, curve`` (mean
         training loss per batch and validation score per epoch), ``epoch_s, eval_s`` (seconds; medians over epochs, and of the
         test evaluation), ``parameters, peak_memory_mib`` (of the process), ``data`` (counts, fingerprint), ``command,
-        checkpoint, revision, dirty, versions, device, processes, threads, finished`` (where it came from), and the model's own
-        ``diagnostics()`` if it has any.
+        checkpoint, log, revision, dirty, versions, device, processes, threads, finished`` (where it came from), and the
+        model's own ``diagnostics()`` if it has any.
     """
     config = run.config
     scored = [entry for entry in run.curve if "valid_score" in entry]
@@ -93,6 +94,7 @@ def make_record(run: Run) -> dict[str, Any]:
         "curve": run.curve,
         "command": run.command,
         "checkpoint": run.checkpoint,
+        "log": run.log,
         "revision": revision,
         "dirty": dirty,
         "versions": {"recbole_diffusion": __version__, "python": platform.python_version()}

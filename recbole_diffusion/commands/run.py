@@ -56,6 +56,9 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--trust-pickle", action="store_true", help="read pickled data sets and pretrained models, which can run any code"
     )
+    parser.add_argument(
+        "--verbose", action="store_true", help="show all settings, the data and the network (always in the log file)"
+    )
     parser.set_defaults(run=_run, takes_settings=True)
 
 
@@ -77,6 +80,7 @@ def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> 
             settings,
             resume=options.resume,
             trust_pickle=options.trust_pickle,
+            verbose=options.verbose,
             command=command,
         )
     except KeyboardInterrupt:
@@ -87,6 +91,15 @@ def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> 
     print(result_table(record), flush=True)
     if options.record is not None:  # after the table: a full disk costs the record, not the result
         write_record(record, Path(options.record))
+    print(f"\n{_what_is_where(record, options.record)}")
+
+
+def _what_is_where(record: dict[str, Any], record_file: str | None) -> str:
+    """The files of a run, one a line, and the command that may come next."""
+    lines = {"checkpoint": record["checkpoint"], "record": record_file, "log": record["log"]}
+    if record_file is not None:
+        lines["next"] = shlex.join(["recbole-diffusion", "plot", "training", record_file])
+    return "\n".join(f"{name + ':':<12}{value}" for name, value in lines.items() if value is not None)
 
 
 def files_in(argument: str) -> list[str]:

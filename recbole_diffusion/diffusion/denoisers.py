@@ -8,6 +8,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from recbole_diffusion.diffusion._tables import DoubleTables
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
@@ -203,6 +205,17 @@ class AffineParts(NamedTuple):
     b: Tensor
 
 
+class _Sinusoids(DoubleTables):
+    """The sinusoids of t = 0..T-1, float64 [T, d]."""
+
+    table: Tensor
+
+    def __init__(self, n_steps: int, dim: int) -> None:
+        super().__init__()
+        table = sinusoidal_embedding(torch.arange(n_steps), dim, "sin-cos", dtype=torch.float64)
+        self.register_buffer("table", table, persistent=False)
+
+
 class ConditionedDenoiser(nn.Module):
     """DreamRec's denoiser f(x_t, c, t) (Yang et al. 2023, section 3.2.2): layers over [x_t, c, tau(t)].
 
@@ -213,12 +226,14 @@ class ConditionedDenoiser(nn.Module):
         kind: ``mlp1`` is the published one, a single Linear(3d, d), affine in x and c, so that
             :func:`recbole_diffusion.diffusion.exact.affine_chain` composes its whole chain; ``mlp2`` is Linear(3d, 2d),
             GELU, Linear(2d, d).
+        n_steps: T where t is one of 0..T-1. The sinusoids are then a table, and of more than T rows the time's part of the
+            first layer is computed for every t instead of for every row.
 
     Raises:
         ValueError: an argument outside its range.
     """
 
-    def __init__(self, dim: int, kind: str = "mlp1") -> None:
+    def __init__(self, dim: int, kind: str = "mlp1", n_steps: int | None = None) -> None:
         super().__init__()
         if dim < 1:
             raise ValueError(f"dim={dim!r} must be at least 1")
@@ -231,17 +246,31 @@ class ConditionedDenoiser(nn.Module):
             if kind == "mlp1"
             else nn.Sequential(nn.Linear(3 * dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
         )
+        self.sinusoids = None if n_steps is None else _Sinusoids(n_steps, dim)
 
     def time_embedding(self, t: Tensor) -> Tensor:
         """tau(t): t [n] -> [n, d]."""
-        weight = next(self.time_net.parameters())
-        tau: Tensor = self.time_net(sinusoidal_embedding(t, self.dim, "sin-cos", dtype=weight.dtype))
+        dtype = next(self.time_net.parameters()).dtype
+        if self.sinusoids is None:
+            sinusoids = sinusoidal_embedding(t, self.dim, "sin-cos", dtype=dtype)
+        else:
+            sinusoids = self.sinusoids.table[t].to(dtype)
+        tau: Tensor = self.time_net(sinusoids)
         return tau
 
     def forward(self, x_t: Tensor, cond: Tensor, t: Tensor) -> Tensor:
         """x_t [B, d], cond [B, d], t [B] -> output [B, d]."""
-        output: Tensor = self.net(torch.cat([x_t, cond, self.time_embedding(t)], dim=-1))
-        return output
+        # One product for each part in place of one for [x, c, tau]: x needs no gradient while training, and the time's part
+        # is needed once for each t.
+        first = cast("nn.Linear", self.net if self.is_affine else cast("nn.Sequential", self.net)[0])
+        A, B, C = first.weight.chunk(3, dim=1)
+        if self.sinusoids is not None and len(t) > len(self.sinusoids.table):
+            every = torch.arange(len(self.sinusoids.table), device=t.device)
+            time = nn.functional.embedding(t, torch.addmm(first.bias, self.time_embedding(every), C.T))
+        else:
+            time = torch.addmm(first.bias, self.time_embedding(t), C.T)
+        hidden = torch.addmm(torch.addmm(time, x_t, A.T), cond, B.T)
+        return hidden if self.is_affine else cast("Tensor", cast("nn.Sequential", self.net)[1:](hidden))
 
     @property
     def is_affine(self) -> bool:

@@ -78,10 +78,10 @@ class ImportanceTimesteps(DoubleTables):
 
     def probabilities(self) -> Tensor:
         """p_t, float64 [T], summing to 1."""
-        magnitude = self.losses.square().mean(dim=1).sqrt()
-        total = magnitude.sum()
-        ready = (self.seen >= self.history).all() & (total > 0)
-        p = magnitude / torch.where(ready, total, 1.0) * (1.0 - self.uniform_prob) + self.uniform_prob / self.n_steps
+        norm = torch.linalg.vector_norm(self.losses, dim=1)  # sqrt(history) times the root of the mean square
+        total = norm.sum()
+        ready = (self.seen.min() >= self.history) & (total > 0)
+        p = norm * ((1.0 - self.uniform_prob) / total) + self.uniform_prob / self.n_steps
         return torch.where(ready, p, 1.0 / self.n_steps)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -107,18 +107,17 @@ class ImportanceTimesteps(DoubleTables):
             losses: [n], before the division by the weight. One that is not finite counts as 0: a step that mixed
                 precision skips must not spoil the probabilities for good.
         """
-        # Each t's ring buffer takes the new losses in the order of the batch. RecBole's port walks through the batch in Python
-        # and reads every loss back from the device; ranks among equal t and one scatter do the same without either.
+        # RecBole's port walks through the batch in Python and reads every loss back from the device. Here each slot of the ring
+        # buffers finds its newest loss by itself: those of t are numbered from 0, number m is in slot m mod history, and the
+        # batch, sorted by t, brings the numbers from `seen` on.
         losses = torch.nan_to_num(losses.detach().to(self.losses.dtype), nan=0.0, posinf=0.0, neginf=0.0)
         order = torch.argsort(t, stable=True)
-        t, losses = t[order], losses[order]
         counts = torch.zeros_like(self.seen).scatter_add_(0, t, torch.ones_like(t))
-        rank = torch.arange(len(t), device=t.device) - (counts.cumsum(0) - counts)[t]  # position among equal t
-        # At most `history` consecutive ranks of a t survive, so their slots differ; the others go to a spare slot.
-        slot = t * self.history + (self.seen[t] + rank) % self.history
-        slot = torch.where(rank >= counts[t] - self.history, slot, self.losses.numel())
-        ring = torch.cat([self.losses.flatten(), self.losses.new_zeros(1)]).scatter_(0, slot, losses)
-        self.losses.copy_(ring[:-1].view_as(self.losses))
+        begin, seen = counts.cumsum(0).sub_(counts)[:, None], self.seen[:, None]
+        newest = (self.seen + counts)[:, None] - 1
+        number = newest - (newest - torch.arange(self.history, device=t.device)) % self.history
+        index = order[(begin + number - seen).clamp_(0, len(t) - 1)]
+        self.losses.copy_(torch.where(number >= seen, losses[index], self.losses))
         self.seen.add_(counts)
 
 

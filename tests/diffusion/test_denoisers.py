@@ -131,6 +131,23 @@ def test_conditioned_denoiser_takes_any_width_and_batch(dim, kind, rows):
     assert all(p.grad is not None for p in network.parameters())
 
 
+@pytest.mark.parametrize("kind", ["mlp1", "mlp2"])
+@pytest.mark.parametrize("rows", [3, 40])
+def test_conditioned_denoiser_is_layers_over_the_concatenation_also_where_steps_repeat(kind, rows, rng):
+    """The paper's formula, computed row by row; 40 rows of 7 steps take the way over a table of all steps."""
+    network = ConditionedDenoiser(5, kind, n_steps=7).double()
+    x, cond = (torch.randn(rows, 5, generator=rng).double() for _ in range(2))
+    t = torch.randint(7, (rows,), generator=rng)
+    tau = network.time_net(sinusoidal_embedding(t, 5, "sin-cos", dtype=torch.float64))
+    expected = network.net(torch.cat([x, cond, tau], 1))
+    torch.testing.assert_close(network(x, cond, t), expected)
+    torch.testing.assert_close(network.time_embedding(t), tau)
+    parameters = list(network.parameters())
+    ours = torch.autograd.grad(network(x, cond, t).square().sum(), parameters)
+    for gradient, of_formula in zip(ours, torch.autograd.grad(expected.square().sum(), parameters), strict=True):
+        torch.testing.assert_close(gradient, of_formula)
+
+
 def test_mlp1_is_the_sum_of_its_affine_parts():
     network = ConditionedDenoiser(5, "mlp1").double()
     x, cond, t = torch.randn(4, 5).double(), torch.randn(4, 5).double(), torch.arange(4)

@@ -41,7 +41,7 @@ class BSPMSettings(Settings):
 
 
 class BSPM(RowScorer, GeneralRecommender):
-    """BSPM (SIGIR 2023): blurs a user's row over the graph of items, then sharpens it; a polynomial filter, not trained.
+    """BSPM (SIGIR 2023): blurs and sharpens a user's row over the graph of items; not trained.
 
     With P = R~^T R~ for the degree-normalised matrix R~, its top K right singular vectors V and a row r: the blurred row is
     b = r P, the ideal low-pass one l = r D_i^(-1/2) V V^T D_i^(1/2), and S solves dy/dt = -y P for ``sharpening_time``.

@@ -35,12 +35,12 @@ class FlowCFSettings(Settings):
 
 
 class FlowCF(RowScorer, GeneralRecommender):
-    """FlowCF (KDD 2025): a flow from rows drawn by popularity to the user's row; an MLP estimates the row from between.
+    """FlowCF (KDD 2025): a flow of 0/1 rows from popular items to the user's row.
 
     Training: x_t takes each entry from the user's row or, with probability tau_t, from Bernoulli(popularity); mean squared
-    error of f(x_t, s) against the row, s = 1 - tau_t. Scoring starts from the user's row at t = ``sampling_steps`` - 1; a step
-    sets the entries to 1 whose probability exceeds 1/2, and the scores are f at t = 0. With the published two steps that is
-    **one pass unless the network's output exceeds 1** somewhere: an unobserved entry's probability at t = 1 is f / 2.
+    error of an MLP f(x_t, s) against the row, s = 1 - tau_t. Scoring starts from the user's row at t = ``sampling_steps`` - 1;
+    a step sets the entries to 1 whose probability exceeds 1/2, and the scores are f at t = 0. With the published two steps
+    that is **one pass unless the network's output exceeds 1** somewhere: an unobserved entry's probability at t = 1 is f / 2.
     ``diagnostics()`` counts the flips, and ``sampling_steps: 1`` is the single pass.
 
     Departures from the paper: none known. From the official code: the padding item is no column of the row (there it has the

@@ -88,7 +88,9 @@ class GiffDenoiser(nn.Module):
 
 
 class GiffCF(RowScorer, GeneralRecommender):
-    """GiffCF (SIGIR 2024): smooths a user's row over the graph of items and learns to undo it, three steps, no noise.
+    """GiffCF (SIGIR 2024): smooths a user's row over the graph of items and learns to undo it.
+
+    Three steps, no noise.
 
     Training: z = F_t(x) at a uniform step, c = dropout(x), squared error of D(z, c, c A, t) against x, summed over items.
     Scoring: z = F_T(x), then T times x0_hat = D(z, x, x A, t) and the process's reverse step.

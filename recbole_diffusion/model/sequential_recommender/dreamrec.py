@@ -115,7 +115,7 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
             self.encoder = OfficialEncoder(*size, s.n_heads, *dropout)
         else:
             self.encoder = CausalTransformer(*size, s.n_layers, s.n_heads, s.inner_size, *dropout, s.hidden_act)
-        self.network = ConditionedDenoiser(s.hidden_size, s.denoiser)
+        self.network = ConditionedDenoiser(s.hidden_size, s.denoiser, s.steps)
         self.timesteps = UniformTimesteps(s.steps)
         self.process = GaussianDiffusion(s.betas())
         if s.sampler == "exact" and not self.network.is_affine:
@@ -192,7 +192,7 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
 
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
         """Scores ``[B, n_items]``; the padding item's is -inf."""
-        query = self._query(interaction)
+        query = self.query(interaction)
         scores = aligned_rows(len(query), self.n_items, query.device)
         torch.mm(query, self.item_embedding.weight.detach().T, out=scores)
         scores[:, 0] = -torch.inf
@@ -201,7 +201,7 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
     @torch.no_grad()
     def topk(self, interaction: Any, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores and ids ``[B, k]`` of the best items, best first, without a ``[B, n_items]`` tensor."""
-        scores, rows = chunked_topk(self._query(interaction), self.item_embedding.weight[1:], k)
+        scores, rows = chunked_topk(self.query(interaction), self.item_embedding.weight[1:], k)
         return scores, rows + 1  # item 0 is padding
 
     def predict(self, interaction: Any) -> torch.Tensor:
@@ -209,7 +209,7 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
         keys, inverse = torch.unique(self._keys(interaction), return_inverse=True)
         position = torch.arange(len(inverse), device=inverse.device)
         first = position.new_full(keys.shape, len(inverse)).scatter_reduce(0, inverse, position, "amin")
-        query = self._query(interaction[first.cpu()])[inverse]
+        query = self.query(interaction[first.cpu()])[inverse]
         return (query * self.item_embedding(interaction[self.ITEM_ID])).sum(1)
 
     def _keys(self, interaction: Any) -> torch.Tensor:
@@ -218,7 +218,7 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
         return (history * self.hash_multipliers[: history.shape[1]]).sum(1)
 
     @torch.no_grad()
-    def _query(self, interaction: Any) -> torch.Tensor:
+    def query(self, interaction: Any) -> torch.Tensor:
         """What every item's embedding is multiplied with ``[B, d]``.
 
         Centred, an item scores (x - m) . (e - m), m the mean embedding; (x - m) . m is the same for all items and left out.
