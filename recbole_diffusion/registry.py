@@ -84,6 +84,8 @@ MODELS = {
         _sequential("DiffuRec", "diffusion", packs=True),
         _sequential("PreferDiff", "diffusion", packs=True),
         _sequential("ADRec", "diffusion", packs=True, trainer="staged"),
+        _sequential("FMRec", "diffusion", packs=True),
+        _sequential("MaskDiff", "diffusion", packs=True),
         _sequential("BBDRec", "diffusion", packs=True, trainer="staged"),
         _sequential("PackedSASRec", "sequential", packs=True),
         _sequential("PackedGRU4Rec", "sequential", packs=True),

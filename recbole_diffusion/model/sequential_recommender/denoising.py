@@ -129,13 +129,19 @@ class TransformerDenoiser(nn.Module):
 
         Attention is in both directions, to all positions but the padding.
         """
+        return self.last_and_inner(history, x, time, length)[0]
+
+    def last_and_inner(
+        self, history: torch.Tensor, x: torch.Tensor, time: torch.Tensor, length: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """:meth:`last`, and what its last layer reads at that position, ``[B, d]``."""
         last = length.clamp(min=1) - 1
         padding = torch.arange(history.shape[1], device=last.device) > last[:, None]
         z = self.mix(history, x[:, None], time[:, None])
         for layer in self.layers[:-1]:
             z = layer(z, padding)
         query = z.gather(1, last.view(-1, 1, 1).expand(-1, 1, self.dim))
-        return self.output(self.layers[-1].at(query, z, padding)).squeeze(1)
+        return self.output(self.layers[-1].at(query, z, padding)).squeeze(1), query.squeeze(1)
 
 
 class DenoisingRecommender(GeneratedQuery):
@@ -238,14 +244,21 @@ class DenoisingRecommender(GeneratedQuery):
         return self.denoising_loss(estimate, targets[row, column], x_0[row, column], row, len(items))
 
     def _loss_of_rows(self, items: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        estimate, target, x_0, _ = self._estimates_of_rows(items, targets)
+        return self.denoising_loss(estimate, target, x_0, torch.arange(len(items), device=items.device), len(items))
+
+    def _estimates_of_rows(
+        self, items: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of each row the estimate, the target, its embedding, and what the last layer read."""
         last = targets.argmax(1)
         target = targets.gather(1, last[:, None]).squeeze(1)
         state = self.encode(items)
         x_0 = embedding(target, self.items)
         t = self.draw_times(target.shape)
         x_t = self.noised(x_0, t, torch.randn_like(x_0), _at(state, last))
-        estimate = self.denoiser.last(state, x_t, self.clock(t), last + 1)
-        return self.denoising_loss(estimate, target, x_0, torch.arange(len(items), device=items.device), len(items))
+        estimate, inner = self.denoiser.last_and_inner(state, x_t, self.clock(t), last + 1)
+        return estimate, target, x_0, inner
 
     def _least_time(self) -> torch.Tensor:
         return self.clock(torch.zeros(1, dtype=torch.long, device=self.device))

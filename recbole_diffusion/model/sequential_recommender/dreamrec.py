@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from recbole_diffusion.diffusion.denoisers import ACTIVATIONS, ConditionedDenoiser
 from recbole_diffusion.diffusion.exact import AffineChain, affine_chain
@@ -36,6 +37,7 @@ class DreamRecSettings(CausalSettings):
     beta_start: float = setting(gt=0, lt=1)
     beta_end: float = setting(gt=0, lt=1)
     mean_type: str = setting(choices=("x0", "eps"))
+    loss: str = setting(choices=("mse", "mse+ce"))
     uncond_prob: float = setting(ge=0, le=1)
     target_gradient: bool = setting()
     guidance_scale: float = setting(ge=0)
@@ -83,6 +85,8 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
     By default the loss moves the network and the encoder, through which item embeddings are learnt too, but not the target
     e_0: Algorithm 1 takes the gradient of the network's parameters. The official code lets it move e_0 as well
     (``target_gradient = True``), and then shrinking all embeddings to a point is the easiest way to a small loss.
+    ``loss = mse+ce``, not in the paper either, adds the cross-entropy of the estimated embedding's products with all items, the
+    term that keeps later models from collapsing; it moves the embeddings whatever ``target_gradient`` says.
 
     Departures from the official code: that default; evaluation without dropout and over every row; the padding item is
     not ranked; any width and batch size. With the linear denoiser ``mlp1``, generation is drawn in one
@@ -173,6 +177,9 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
         x_t = self.process.q_sample(x_0, t, eps)
         output = self.network(x_t, cond, t)
         losses = training_loss(self.process, self.settings.mean_type, output, x_0, eps, x_t, t, reweight=False)
+        if self.settings.loss == "mse+ce":
+            estimate = output if self.settings.mean_type == "x0" else self.process.x0_from_eps(x_t, t, output)
+            losses = losses + cross_entropy(estimate @ self.item_embedding.weight.T, target, reduction="none")
         return (losses / weight).mean()
 
     def elbo_batch(self, interaction: Any) -> tuple[Denoiser, torch.Tensor]:
