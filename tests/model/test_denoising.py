@@ -338,3 +338,15 @@ def test_targets_alone_are_noisy(tmp_path):
     same = (seen["x"] == clean).all(-1)
     assert same.tolist() == [[True, False, False], [True, False, True]]
     assert (seen["time"][same] == 0).all()
+
+
+def test_stages_are_for_one_process(tmp_path):
+    run = prepared("ADRec", {}, tmp_path)
+    run.config["single_spec"], run.config["nproc"] = False, 2
+    with pytest.raises(SettingsError, match="nproc = 2: ADRec is trained in stages; allowed: 1"):
+        type(run.trainer)(run.config, run.model)
+
+
+def test_the_initial_embeddings_have_the_deviation_asked_for(tmp_path):
+    model = prepared("DiffuRec", {"initializer_range": 0.3, "hidden_size": 64}, tmp_path).model
+    assert model.items[1:].std().item() == pytest.approx(0.3, rel=0.1) and (model.items[0] == 0).all()

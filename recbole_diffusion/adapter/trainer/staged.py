@@ -7,6 +7,8 @@ from typing import Any
 
 from recbole.trainer import Trainer
 
+from recbole_diffusion.settings import SettingsError
+
 
 class ADRecTrainer(Trainer):
     """RecBole's trainer, which tells the model when an epoch begins, and selects among the epochs of the last stage.
@@ -14,7 +16,15 @@ class ADRecTrainer(Trainer):
     A stage begins with a new optimiser state. Evaluations in an earlier stage neither end the training nor count for the
     selection, and leave no score in the curve. All of this follows from the number of the epoch, so that a run that is
     resumed needs nothing more than RecBole's state.
+
+    Raises:
+        SettingsError: several processes, which would wait for gradients of what a stage leaves out.
     """
+
+    def __init__(self, config: Any, model: Any) -> None:
+        if not config["single_spec"]:
+            raise SettingsError(f"nproc = {config['nproc']!r}: {config['model']} is trained in stages; allowed: 1")
+        super().__init__(config, model)
 
     def _train_epoch(self, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
         begins = self.model.begin_epoch(epoch_idx)

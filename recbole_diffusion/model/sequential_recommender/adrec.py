@@ -115,7 +115,8 @@ class ADRec(StagedDenoising, GaussianDenoising):
     Departures from the official code: the noise of the reverse process has the posterior's variance and depends on seed and
     history alone; histories are padded on the right, where nothing attends to the padding; pre-training is part of the run
     and of a fixed number of epochs; the learning rate is constant and there is no PCGrad (off there) and no guidance
-    (its scale is 1 there). The padding item is not ranked. Sequences longer than a window are cut into windows.
+    (its scale is 1 there). The padding item is not ranked. Sequences longer than a window are cut into windows. The initial
+    item embeddings are small (``initializer_range``: .02, as in SASRec), without which pre-training takes far longer.
     """
 
     settings_class = ADRecSettings

@@ -42,6 +42,7 @@ class DenoisingSettings(CausalSettings):
     hidden_dropout_prob: float = setting(ge=0, lt=1)
     attn_dropout_prob: float = setting(ge=0, lt=1)
     hidden_act: str = setting(choices=tuple(ACTIVATIONS))
+    initializer_range: float = setting(gt=0)
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.n_heads:
@@ -165,6 +166,8 @@ class DenoisingRecommender(GeneratedQuery):
         super().__init__(config, dataset)
         s = self.settings = self.settings_class.read(config)
         self.item_embedding = nn.Embedding(self.n_items, s.hidden_size, padding_idx=0)
+        with torch.no_grad():
+            self.item_embedding.weight.mul_(s.initializer_range)  # torch's are standard normal
         self.history_input = nn.Sequential(FastDropout(s.embedding_dropout_prob), nn.LayerNorm(s.hidden_size))
         self.denoiser = TransformerDenoiser(
             s.hidden_size, s.n_layers, s.n_heads, s.inner_size, s.hidden_dropout_prob, s.attn_dropout_prob, s.hidden_act,
