@@ -15,6 +15,7 @@ on_import.install_with_recbole()
 
 _PUBLIC = {
     "load_data_and_model": "recbole_diffusion.adapter.checkpoint",
+    "recommend": "recbole_diffusion.recommendation.recommend",
     "register": "recbole_diffusion.adapter",
     "run_recbole_diffusion": "recbole_diffusion.run",
     "trust_pickles": "recbole_diffusion.adapter.pickles",

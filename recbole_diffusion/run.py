@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import sys
 from collections.abc import Sequence
-from logging import Logger, getLogger
+from logging import FileHandler, Logger, LogRecord, getLogger
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,17 +15,34 @@ from recbole.data import create_dataset, data_preparation
 from recbole.trainer import Trainer
 from recbole.utils import get_environment, init_logger, init_seed, set_color
 
-from recbole_diffusion.adapter.checkpoint import load_checkpoint, load_weights, settings_of
-from recbole_diffusion.adapter.config import build_config, check_dataset
-from recbole_diffusion.adapter.eval_input import show_validation_items
+from recbole_diffusion.adapter.checkpoint import load_checkpoint, settings_of
+from recbole_diffusion.adapter.config import build_config, check_dataset, recbole_refusals
+from recbole_diffusion.adapter.data_files import check_data_files, check_sizes
 from recbole_diffusion.adapter.lookup import trainer_of
+from recbole_diffusion.adapter.memory import (
+    check_training_memory,
+    out_of_memory_is_one_line,
+    watch_first_batches,
+    within_memory,
+)
 from recbole_diffusion.adapter.pickles import trust_pickles
 from recbole_diffusion.adapter.processes import check_processes, launch
 from recbole_diffusion.adapter.refit import BOTH_PARTS, selected_epochs, union_loader
+from recbole_diffusion.adapter.surroundings import check_surroundings
 from recbole_diffusion.adapter.trainer import tracked
 from recbole_diffusion.adapter.trainer.adversarial import AdversarialTrainer
-from recbole_diffusion.benchmark.record import Run, best_epoch, make_record, settings_hash, what_counts, write_record
+from recbole_diffusion.benchmark.record import (
+    Run,
+    best_epoch,
+    check_record_file,
+    make_record,
+    settings_hash,
+    what_counts,
+    write_record,
+)
 from recbole_diffusion.settings import SettingsError
+
+DETAIL = {"detail": True}  # marks what the screen shows only with --verbose
 
 
 def run_recbole_diffusion(
@@ -37,6 +54,7 @@ def run_recbole_diffusion(
     record: str | Path | None = None,
     resume: bool = False,
     trust_pickle: bool = False,
+    verbose: bool = False,
     command: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Trains and evaluates a model, ours or RecBole's.
@@ -49,6 +67,7 @@ def run_recbole_diffusion(
         record: file for the JSON record.
         resume: keep the training state at every epoch, and go on from it if an earlier run left one.
         trust_pickle: read pickled data sets, data loaders and pretrained models, which **can run any code**.
+        verbose: show all settings, the data and the network; the log file always has them.
         command: the command line, for the record.
 
     Returns:
@@ -57,18 +76,19 @@ def run_recbole_diffusion(
     Raises:
         SettingsError: bad settings; nothing has been written then.
     """
+    if record is not None:
+        check_record_file(record)
     config = build_config(model, dataset, config_file_list, config_dict)
     check_dataset(config)
+    check_data_files(config)
+    check_surroundings(config)
     command = command or sys.argv
     if config["nproc"] > 1:
         _check_processes(config, resume)
-    if record is not None:
-        Path(record).parent.mkdir(parents=True, exist_ok=True)
-    if config["nproc"] > 1:
-        asked = (model, dataset, config_file_list, config_dict, record, command, trust_pickle)
+        asked = (model, dataset, config_file_list, config_dict, record, command, trust_pickle, verbose)
         return launch(_run_as_one_of_several, config["nproc"], *asked)
-    with trust_pickles(trust_pickle):
-        return run(config, record=record, resume=resume, command=command)
+    with trust_pickles(trust_pickle), out_of_memory_is_one_line(config):
+        return run(config, record=record, resume=resume, verbose=verbose, command=command)
 
 
 def _check_processes(config: Config, resume: bool) -> None:
@@ -90,11 +110,12 @@ def _run_as_one_of_several(
     record: str | Path | None,
     command: Sequence[str],
     trust_pickle: bool,
+    verbose: bool,
 ) -> dict[str, Any]:
     """What each process of a multi-process run does; the first one writes the record."""
     config = build_config(model, dataset, config_file_list, {**(config_dict or {}), **settings})
     with trust_pickles(trust_pickle):
-        return run(config, record=record if settings["local_rank"] == 0 else None, command=command)
+        return run(config, record=record if settings["local_rank"] == 0 else None, verbose=verbose, command=command)
 
 
 def run(
@@ -102,13 +123,15 @@ def run(
     *,
     record: str | Path | None = None,
     resume: bool = False,
+    verbose: bool = False,
     command: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Trains and evaluates what ``config`` says; see :func:`run_recbole_diffusion`."""
     init_seed(config["seed"], config["reproducibility"])
     init_logger(config)
     logger = getLogger()
-    logger.info(config)
+    log_file = _shorten(logger, verbose)
+    logger.info(config, extra=DETAIL)
 
     dataset, loaders = _load_data(config, logger)
     train_data, valid_data, test_data = loaders
@@ -117,7 +140,9 @@ def run(
 
     both_data = union_loader(config, dataset, *parts.values()) if config["refit"] else None
     trainer = _make_trainer(config, parts["train"], file, resume)
-    logger.info(trainer.model)
+    logger.info(trainer.model, extra=DETAIL)
+    logger.info(_summary(config, parts, trainer.model))
+    watch_first_batches(config, trainer.model, valid_data)
     _, valid = trainer.fit(train_data, valid_data, show_progress=config["show_progress"])
     curve, refitted = trainer.curve, None
     if both_data is not None:
@@ -129,11 +154,9 @@ def run(
         refitted = {"epochs": epochs, "curve": trainer.curve}
 
     started = perf_counter()
-    more_input = config["test_input"] == "train+valid" and refitted is None
-    if more_input:
-        load_weights(trainer.model, trainer.saved_model_file, config["device"])
-        show_validation_items(trainer.model, parts["train"], parts["valid"])
-    test = trainer.evaluate(test_data, load_best_model=not more_input, show_progress=config["show_progress"])
+    if refitted is not None:
+        test_data.input_parts = None  # the model has the validation items already
+    test = trainer.evaluate(test_data, show_progress=config["show_progress"])
     finished = Run(
         config=config,
         model=trainer.model,
@@ -145,8 +168,10 @@ def run(
         test=dict(test or {}),
         test_eval_s=perf_counter() - started,
         command=list(command),
+        log=log_file,
     )
-    logger.info("The running environment of this training is as follows:\n" + get_environment(config).draw())
+    environment = "The running environment of this training is as follows:\n" + get_environment(config).draw()
+    logger.info(environment, extra=DETAIL)
     logger.info(set_color("best valid ", "yellow") + f": {finished.valid}")
     logger.info(set_color("test result", "yellow") + f": {test}")
 
@@ -159,12 +184,40 @@ def run(
     return result
 
 
+def _shorten(logger: Logger, verbose: bool) -> str | None:
+    """Keeps ``DETAIL`` off the screen unless ``verbose``; returns the log file, None where RecBole has opened none."""
+    file = None
+    for handler in logger.handlers:
+        if isinstance(handler, FileHandler):
+            file = handler.baseFilename
+        else:
+            (handler.removeFilter if verbose else handler.addFilter)(_is_brief)
+    return file
+
+
+def _summary(config: Config, parts: dict[str, Any], model: Any) -> str:
+    """One line in the place of all settings, the data and the network."""
+    train = parts["train"]
+    rows = " / ".join(f"{len(part):,}" for part in parts.values())
+    weights = sum(p.numel() for p in model.parameters())
+    return (
+        f"{config['model']} on {config['dataset']}: {train.user_num - 1:,} users, {train.item_num - 1:,} items, {rows} rows "
+        f"for training / validation / test; {weights:,} weights on {config['device']}; settings: the log file, or --verbose"
+    )
+
+
+def _is_brief(record: LogRecord) -> bool:
+    return not getattr(record, "detail", False)
+
+
 def _make_trainer(config: Config, data: Any, file: Path, resume: bool) -> Any:
     """A new model, and the trainer that keeps its checkpoint, and with ``resume`` its state, under the name ``file``."""
     # The model's draws do not depend on how many the data, or an earlier training, took; each of several processes has
     # draws of its own.
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    model = config.model_class(config, data).to(config["device"])
+    with recbole_refusals(f"{config['model']}: "), within_memory(config, "building the model"):
+        model = config.model_class(config, data).to(config["device"])
+    check_training_memory(config, model)
     trainer = tracked(trainer_of(config))(config, model)
     trainer.saved_model_file = str(file.with_name(f"{file.name}.pth"))
     if resume and isinstance(trainer, Trainer):  # the tree libraries train in one call, between whose rounds we cannot stop
@@ -209,13 +262,9 @@ def _warn_of_other_states(config: Config, file: Path) -> None:
 
 def _load_data(config: Config, logger: Logger) -> tuple[Any, tuple[Any, Any, Any]]:
     """RecBole's data set and the data loaders of its three parts; what it says of data that do not fit becomes one line."""
-    try:
+    about = f"dataset {config['dataset']!r} with {config['model']}: "
+    with recbole_refusals(about), within_memory(config, "reading the data"):
         dataset = create_dataset(config)
-        logger.info(dataset)
-        if max(config["topk"]) >= dataset.item_num:
-            raise ValueError(f"topk = {config['topk']}: must be at most the number of items, {dataset.item_num - 1}")
+        logger.info(dataset, extra=DETAIL)
+        check_sizes(config, dataset)
         return dataset, data_preparation(config, dataset)
-    except ValueError as error:
-        raise SettingsError(
-            f"dataset {config['dataset']!r} with {config['model']}: {' '.join(str(error).split())}"
-        ) from error

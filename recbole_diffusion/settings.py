@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import math
 import operator
+import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -66,6 +67,15 @@ class Settings:
         return [field.metadata.get("key") or field.name for field in dataclasses.fields(cls)]
 
     @classmethod
+    def rules(cls) -> dict[str, tuple[Any, Mapping[str, Any]]]:
+        """Type and range of each configuration key, as :func:`checked` takes them."""
+        kinds = typing.get_type_hints(cls)
+        return {
+            key: (kinds[field.name], field.metadata)
+            for key, field in zip(cls.keys(), dataclasses.fields(cls), strict=True)
+        }
+
+    @classmethod
     def read(cls: type[S], config: Mapping[str, Any]) -> S:
         """Reads and checks the settings.
 
@@ -75,45 +85,70 @@ class Settings:
         Raises:
             SettingsError: a value has the wrong type or is out of its range.
         """
-        types = typing.get_type_hints(cls)
-        values = {}
-        for field in dataclasses.fields(cls):
-            key = field.metadata.get("key") or field.name
-            values[field.name] = _checked(key, config[key], types[field.name], field.metadata)
+        values = {
+            field.name: checked(key, config[key], *rule)
+            for field, (key, rule) in zip(dataclasses.fields(cls), cls.rules().items(), strict=True)
+        }
         return cls(**values)
 
 
-def _checked(key: str, value: Any, kind: Any, rule: Mapping[str, Any]) -> Any:
-    """Returns ``value`` as ``kind`` (bool, int, float, str, str | None, or a tuple of ints), or raises ``SettingsError``."""
-    if kind == (str | None):
-        if value is not None and not isinstance(value, str):
-            raise SettingsError(f"{key} = {value!r}: must be a string or None")
-        return value
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, (list, tuple)) or not (value or rule.get("empty")):
-            kinds = "list" if rule.get("empty") else "non-empty list"
-            raise SettingsError(f"{key} = {value!r}: must be a {kinds} of {_wanted(int, rule)}")
-        return tuple(_checked(key, element, int, rule) for element in value)
-    converted = _convert(value, kind)
-    if converted is None or not _in_range(converted, rule):
-        raise SettingsError(f"{key} = {value!r}: must be {_wanted(kind, rule)}")
+LARGEST_INT = 2**31 - 1
+"""Above it no setting makes sense, and torch's and numpy's own errors tell nothing."""
+
+
+def checked(key: str, value: Any, kind: Any, rule: Mapping[str, Any]) -> Any:
+    """Checks a value.
+
+    Args:
+        key: the setting's name, for the error.
+        value: what was given.
+        kind: bool, int, float, str, dict, ``tuple[kind, ...]`` for a list, or one of these ``| None``.
+        rule: bounds, choices, and whether a list may be empty; see :func:`setting`.
+
+    Returns:
+        The value as ``kind``: 5.0 as the integer 5, a list as a tuple.
+
+    Raises:
+        SettingsError: another type, or out of range.
+    """
+    optional = isinstance(kind, types.UnionType)
+    if optional:
+        if value is None:
+            return None
+        kind = next(option for option in typing.get_args(kind) if option is not type(None))
+    converted = _convert(value, kind, rule)
+    if converted is None:
+        raise SettingsError(f"{key} = {shortened(value)}: must be {_wanted(kind, rule, value)}{' or None' * optional}")
     return converted
 
 
-def _convert(value: Any, kind: type) -> Any:
+def shortened(value: Any) -> str:
+    """How a value is quoted in an error: on one line, and not longer than a line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def _convert(value: Any, kind: Any, rule: Mapping[str, Any]) -> Any:
     """``value`` as ``kind``; None where it is not one. ``True`` is no number and ``5.0`` is an integer."""
-    if kind is bool or kind is str:
-        return value if isinstance(value, kind) else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)) or not (value or rule.get("empty")):
+            return None
+        items = tuple(_convert(item, typing.get_args(kind)[0], rule) for item in value)
+        return None if None in items else items
+    if kind in (bool, str, dict):
+        converted = value if isinstance(value, kind) else None
+    elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
-    if kind is int and value != int(value):
-        return None
-    return kind(value)
+    else:
+        converted = kind(value) if kind is float or value == int(value) else None
+    return converted if converted is not None and _in_range(converted, kind, rule) else None
 
 
-def _in_range(value: Any, rule: Mapping[str, Any]) -> bool:
+def _in_range(value: Any, kind: Any, rule: Mapping[str, Any]) -> bool:
     if rule.get("choices") is not None:
         return value in rule["choices"]
+    if kind is int and rule.get("le") is None and abs(value) > LARGEST_INT:
+        return False
     return (
         (rule.get("ge") is None or value >= rule["ge"])
         and (rule.get("gt") is None or value > rule["gt"])
@@ -122,12 +157,20 @@ def _in_range(value: Any, rule: Mapping[str, Any]) -> bool:
     )
 
 
-def _wanted(kind: type, rule: Mapping[str, Any]) -> str:
+def _wanted(kind: Any, rule: Mapping[str, Any], value: Any) -> str:
+    if typing.get_origin(kind) is tuple:
+        element = typing.get_args(kind)[0]
+        items = value if isinstance(value, (list, tuple)) else ()
+        wrong = next((item for item in items if _convert(item, element, rule) is None), None)
+        return f"a {'' if rule.get('empty') else 'non-empty '}list of {_wanted(element, rule, wrong)}"
     if rule.get("choices") is not None:
-        return "one of " + ", ".join(rule["choices"])
-    name = {int: "an integer", float: "a finite number", bool: "True or False", str: "a string"}[kind]
+        return "one of " + ", ".join(map(str, rule["choices"]))
+    name = {int: "an integer", float: "a finite number", bool: "True or False", str: "a string", dict: "a mapping"}[kind]
+    limits = {"ge": rule.get("ge"), "gt": rule.get("gt"), "le": rule.get("le"), "lt": rule.get("lt")}
+    if kind is int and limits["le"] is None and isinstance(value, (int, float)) and value > LARGEST_INT:
+        limits["le"] = LARGEST_INT
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    bounds = [f"{sign} {rule[bound]:g}" for bound, sign in signs.items() if rule.get(bound) is not None]
+    bounds = [f"{signs[bound]} {limit}" for bound, limit in limits.items() if limit is not None]
     return " ".join([name, " and ".join(bounds)]).strip()
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -138,6 +139,7 @@ def test_a_run_prints_the_table_and_writes_the_record(model, dataset, extra, tmp
         *settings,
         *extra,
     ]
+    Path("out").mkdir()
     assert main([*arguments, "--record=out/run.json"]) == 0
     table = capsys.readouterr().out
     record = json.loads(Path("out/run.json").read_text())
@@ -165,3 +167,39 @@ def test_ctrl_c_says_how_to_go_on(resume, tmp_path, capsys, monkeypatch):
     said, command = line.split(": recbole-diffusion ")
     assert ("no training state was kept" in said) != resume
     assert shlex.split(command) == [*arguments, *([] if resume else ["--resume"])]
+
+
+_TWICE = """
+import sys
+from recbole_diffusion.cli import main
+main(sys.argv[1:])
+print("second", file=sys.stderr, flush=True)
+sys.exit(main([*sys.argv[1:], "--verbose"]))
+"""
+
+
+def test_the_start_is_short_and_the_end_names_the_files(tmp_path):
+    settings = [f"--{key}={value}" for key, value in checkerboard(tmp_path / "data").items()]
+    arguments = ["run", "--model=EASE", "--dataset=checkerboard", "--show_progress=False", "--record=run 1.json", *settings]
+    done = subprocess.run([sys.executable, "-c", _TWICE, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    brief, verbose = done.stderr.split("second\n")
+    record = json.loads((tmp_path / "run 1.json").read_text())
+    full = (tmp_path / record["log"]).read_text()
+    for detail in ("stopping_step = ", "Average actions of users", "Trainable parameters", "running environment"):
+        assert detail not in brief and detail in verbose and full.count(detail) == 2
+    assert "40 users, 40 items, 720 / 40 / 40 rows" in brief
+    files = f"checkpoint: {record['checkpoint']}\nrecord:     run 1.json\nlog:        {record['log']}\n"
+    assert done.stdout.count(files) == 2 and (tmp_path / record["checkpoint"]).is_file()
+    following = done.stdout.splitlines()[-1].removeprefix("next:")
+    assert shlex.split(following) == ["recbole-diffusion", "plot", "training", "run 1.json"]
+
+
+@pytest.mark.parametrize(("typed", "offered"), [("re", {"reverse"}), ("saved/x.pth --us", {"--user"})])
+def test_the_shell_completes(typed, offered, tmp_path):
+    line = f"recbole-diffusion plot {'reverse ' if typed[0] == 's' else ''}{typed}"
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
+    code = "from recbole_diffusion.cli import main; main()"
+    environment = {**os.environ, **asked, "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "offered")}
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True)
+    assert {word.strip() for word in (tmp_path / "offered").read_text().splitlines()} == offered

@@ -24,8 +24,9 @@ MAY_IMPORT = {
     "speed": {"speed", "benchmark", "adapter", "model", "diffusion"} | LIGHT,
     "analysis": {"analysis", "adapter", "model", "diffusion"} | LIGHT,
     "plots": {"plots", "analysis", "adapter", "model", "diffusion"} | LIGHT,
+    "recommendation": {"recommendation", "adapter", "model"} | LIGHT,
     "run.py": {"benchmark", "adapter"} | LIGHT,
-    "commands": {"commands", "run", "benchmark", "speed", "analysis", "plots", "convert", "adapter"} | LIGHT,
+    "commands": {"commands", "run", "benchmark", "speed", "analysis", "plots", "recommendation", "convert", "adapter"} | LIGHT,
     "cli.py": {"commands"} | LIGHT,
 }
 OUTSIDE = {"diffusion": {"torch"}}
@@ -73,7 +74,7 @@ def test_the_library_needs_torch_alone(part):
             assert top in OUTSIDE[part] or top in sys.stdlib_module_names, f"{file.relative_to(PACKAGE)} imports {top}"
 
 
-COMMANDS = ("run", "models", "convert", "benchmark", "plot", "elbo", "speed")
+COMMANDS = ("run", "models", "recommend", "convert", "benchmark", "plot", "elbo", "speed")
 
 
 @pytest.mark.parametrize("command", ["--help", "--version", "models", *(f"{name} --help" for name in COMMANDS)])

@@ -43,9 +43,11 @@ def test_a_whole_float_is_an_integer():
         ("kind", "z", "one of x, y"),
         ("widths", [], "a non-empty list of an integer >= 1"),
         ("widths", 7, "a non-empty list of an integer >= 1"),
-        ("widths", [4, 0], "an integer >= 1"),
+        ("widths", [4, 0], "a non-empty list of an integer >= 1"),
         ("more", None, "a list of an integer >= 1"),
-        ("more", [0], "an integer >= 1"),
+        ("more", [0], "a list of an integer >= 1"),
+        ("steps", 1e300, "an integer >= 1 and <= 2147483647"),
+        ("widths", [4, 1e12], "a non-empty list of an integer >= 1 and <= 2147483647"),
         ("file", 3, "a string or None"),
     ],
 )

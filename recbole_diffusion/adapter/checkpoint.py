@@ -15,6 +15,7 @@ import contextlib
 import os
 import pickle
 import weakref
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from logging import getLogger
@@ -31,6 +32,7 @@ from recbole.utils import init_logger, init_seed, set_color
 from recbole_diffusion.adapter import refit
 from recbole_diffusion.adapter.codec import decode, encode, plain
 from recbole_diffusion.adapter.config import ignore_command_line, known_keys
+from recbole_diffusion.adapter.eval_input import input_of
 from recbole_diffusion.adapter.patch import replace
 from recbole_diffusion.adapter.pickles import kind_of, trust_pickles
 from recbole_diffusion.registry import model_of
@@ -251,6 +253,9 @@ def load_checkpoint(
     kind, state = kind_of(path), None
     try:
         if kind == "archive":
+            with zipfile.ZipFile(path) as archive:
+                if (damaged := archive.testzip()) is not None:
+                    raise ValueError(f"wrong checksum of {damaged!r}")
             with contextlib.suppress(pickle.UnpicklingError):  # holds more than tensors and plain data
                 state = torch.load(path, map_location=map_location, weights_only=True)
         if state is None and kind is not None and trust_pickle:
@@ -300,6 +305,7 @@ def load_data_and_model(
         if checkpoint.get("trained_on") == refit.BOTH_PARTS:
             parts = (data._dataset for data in (train_data, valid_data, test_data))
             train_data = refit.union_loader(config, dataset, *parts)
+            test_data.input_parts = None  # the model has the validation items already
         init_seed(config["seed"], config["reproducibility"])
         model = config.model_class(config, train_data._dataset).to(config["device"])
     if config["device"].type != "cpu":
@@ -377,7 +383,8 @@ def _evaluate(original: Callable[..., Any]) -> Callable[..., Any]:
             file = model_file or self.saved_model_file
             load_weights(self.model, file, self.device)
             self.logger.info(f"Loading model structure and parameters from {file}")
-        return original(self, eval_data, load_best_model=False, show_progress=show_progress)
+        with input_of(self.model, eval_data):
+            return original(self, eval_data, load_best_model=False, show_progress=show_progress)
 
     return evaluate
 

@@ -7,27 +7,31 @@ merging; :func:`install` hangs our layers into it, so stock entry points read th
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from recbole.config import Config
 from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
 from recbole.utils import ModelType, argument_list
 
+from recbole_diffusion.adapter.checks import check_values, names_no_negatives, rules_of
 from recbole_diffusion.adapter.eval_input import check_test_input
+from recbole_diffusion.adapter.memory import within_memory
 from recbole_diffusion.adapter.patch import replace
 from recbole_diffusion.adapter.refit import check_refit
 from recbole_diffusion.adapter.seen_items import check_mask_seen
 from recbole_diffusion.property_files import names_in, properties_dir, read_yaml
 from recbole_diffusion.registry import closest, model_of, recbole_dir
-from recbole_diffusion.settings import Settings, SettingsError, setting
+from recbole_diffusion.settings import SettingsError
 
 # Keys of the plugin's own, with their defaults.
 PLUGIN_KEYS: dict[str, Any] = {
@@ -67,15 +71,9 @@ def build_config(
     """
     for file in config_file_list or []:
         read_yaml(Path(file))
-    try:
-        with ignore_command_line():
-            config = RunConfig(model=model, dataset=dataset, config_file_list=config_file_list, config_dict=config_dict)
-    except SettingsError:
-        raise
-    except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
-        # What RecBole itself refuses while it resolves settings is bad input as well.
-        raise SettingsError(" ".join(str(error).split())) from error
-    check_config(config)
+    with ignore_command_line(), recbole_refusals():
+        config = RunConfig(model=model, dataset=dataset, config_file_list=config_file_list, config_dict=config_dict)
+    _check_cut(config)
     return config
 
 
@@ -96,6 +94,7 @@ def ignore_command_line() -> Iterator[None]:
 def install() -> None:
     """Hangs our layers and checks into RecBole's ``Config``; a second call changes nothing."""
     replace(Config, "__init__", _checked_init)
+    replace(Config, "_load_variable_config_dict", _with_plain_numbers)
     replace(Config, "_load_internal_config_dict", _with_our_layers)
 
 
@@ -103,11 +102,40 @@ def _checked_init(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def init(self: Config, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
-        # A script that runs RecBole's own models sees RecBole's own behaviour; ours are always checked.
-        if model_of(self.model_class):
-            check_config(self)
+        if is_checked(self, self.model_class):
+            check_test_input(self)
+            check_mask_seen(self)
+            check_refit(self)
+            settings_class = getattr(self.model_class, "settings_class", None)
+            if settings_class is not None:
+                with within_memory(self, "reading the settings"):  # a schedule has a number for each of its steps
+                    settings_class.read(self)
 
     return init
+
+
+def is_checked(config: Config, model_class: type) -> bool:
+    """Whether settings are checked, and RecBole's results corrected unless the user says otherwise.
+
+    It is so in our commands and for our models: a script that runs RecBole's own models sees RecBole's own behaviour.
+    """
+    return isinstance(config, RunConfig) or model_of(model_class) is not None
+
+
+def _with_plain_numbers(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Takes tuners' numbers, which are numpy's, for Python's; RecBole would refuse ``topk = np.int64(10)``."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (np.generic, np.ndarray)):
+            return value.tolist()
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return type(value)(map(plain, value)) if type(value) in (list, tuple) else value
+
+    def load(self: Config, config_dict: dict[str, Any] | None) -> dict[str, Any]:
+        return original(self, plain(config_dict))
+
+    return load
 
 
 def _with_our_layers(original: Callable[..., None]) -> Callable[..., None]:
@@ -118,18 +146,78 @@ def _with_our_layers(original: Callable[..., None]) -> Callable[..., None]:
         original(self, (spec.stock_yaml or "-") if spec else model, model_class, dataset)
         for key, value in PLUGIN_KEYS.items():
             self.internal_config_dict.setdefault(key, value)
-        self.internal_config_dict["corrections"] = _corrects(self, model_class)
-        self.internal_config_dict.update(_our_layers(self, model, model_class, dataset))
-        _drop_negatives_under_ce(self)
+        self.internal_config_dict["corrections"] = is_checked(self, model_class)
+        stock_keys, stock_eval_args = set(self.internal_config_dict), self.internal_config_dict["eval_args"]
+        layers = _our_layers(self, model, model_class, dataset)
+        for layer in layers.values():
+            self.internal_config_dict.update(layer)
+        if spec or self.internal_config_dict["protocol"]:
+            _merge_eval_args(self, stock_eval_args, list(layers.values()))
+        _drop_negatives(self, model, layers["model"])
+        if is_checked(self, model_class):
+            _check_before_use(self, model, model_class, stock_keys, layers)
 
     return load
 
 
-def _our_layers(config: Config, model: str, model_class: type, dataset: str) -> dict[str, Any]:
+def _check_before_use(
+    config: Config, model: str, model_class: type, stock_keys: set[str], layers: dict[str, dict[str, Any]]
+) -> None:
+    """Checks keys, then values, before RecBole computes anything with them.
+
+    Raises:
+        SettingsError: an unknown key, or a value of another type or out of its range.
+    """
+    internal, given = config.internal_config_dict, config.external_config_dict
+    merged = internal | given
+    if merged["strict_config"] is not False:
+        # Keys that a stock script has on its own command line are not ours to judge.
+        sources = {"file": config.file_config_dict, "argument": config.variable_config_dict}
+        check_keys(model, model_class, sources | {name: layers[name] for name in ("protocol", "data set")}, stock_keys)
+    own_yaml = properties_dir() / "model" / f"{model}.yaml"
+    yaml = own_yaml if model_of(model_class) and own_yaml.is_file() else _stock_yaml(model, model_class)
+    for key, value in check_values(merged, rules_of(model, model_class, yaml)).items():
+        (given if key in given else internal)[key] = value
+
+
+def _stock_yaml(model: str, model_class: type) -> Path:
+    """RecBole's defaults of a model; ours have none there, but for RecBole's networks under another name."""
+    spec = model_of(model_class)
+    name = (spec.stock_yaml or "-") if spec else model
+    return recbole_dir() / "properties" / "model" / f"{name}.yaml"
+
+
+def _merge_eval_args(config: Config, stock: Any, layers: list[dict[str, Any]]) -> None:
+    """Lets ``eval_args`` that say one thing (``{'mode': 'uni10'}``) take the others from the protocol.
+
+    RecBole takes what is missing from defaults of its own: a random split of each user, ranking all items.
+    """
+    given = (config.file_config_dict, config.variable_config_dict, config.cmd_config_dict)
+    ours, users = ([layer["eval_args"] for layer in part if "eval_args" in layer] for part in (layers, given))
+    if all(isinstance(part, dict) for part in (*ours, *users)):  # else the check of values has something to say
+        config.internal_config_dict["eval_args"] = base = functools.reduce(_overlay, ours or [stock])
+        if users:
+            config.external_config_dict["eval_args"] = functools.reduce(_overlay, users, base)
+
+
+def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """``eval_args`` over others; ``mode`` is one for both parts, or one for each."""
+
+    def modes(part: dict[str, Any]) -> Any:
+        mode = part.get("mode", {})
+        return {"valid": mode, "test": mode} if isinstance(mode, str) else mode
+
+    both = modes(below), modes(above)
+    mixed = {"mode": both[0] | both[1]} if all(isinstance(mode, dict) and mode for mode in both) else {}
+    return below | above | mixed
+
+
+def _our_layers(config: Config, model: str, model_class: type, dataset: str) -> dict[str, dict[str, Any]]:
+    """Our layers by name, lowest first."""
     given = config.external_config_dict
     data_path = given.get("data_path", config.internal_config_dict["data_path"])
     # A stock script that runs a model of RecBole's gets RecBole's settings: it knows nothing of a YAML beside the data.
-    corrects = given.get("corrections", _corrects(config, model_class))
+    corrects = given.get("corrections", is_checked(config, model_class))
     of_dataset = _of_dataset(dataset, Path(data_path) / dataset) if corrects else {}
     # Who names the protocol: the user, or the data set (for the parts that it brings), or the model.
     of_parts = of_dataset.get("protocol") if given.get("benchmark_filename", True) else None
@@ -137,12 +225,7 @@ def _our_layers(config: Config, model: str, model_class: type, dataset: str) -> 
     of_protocol = {} if protocol in (None, "recbole-default") else read_yaml(protocol_file(protocol))
     spec = model_of(model_class)
     of_model = read_yaml(properties_dir() / "model" / f"{model}.yaml") if spec and not spec.stock_yaml else {}
-    return of_protocol | of_dataset | of_model | {"protocol": protocol}
-
-
-def _corrects(config: Config, model_class: type) -> bool:
-    """Whether results of RecBole's are corrected unless the user says otherwise: in our commands and for our models."""
-    return isinstance(config, RunConfig) or model_of(model_class) is not None
+    return {"protocol": of_protocol, "data set": of_dataset, "model": of_model | {"protocol": protocol}}
 
 
 def _of_dataset(dataset: str, folder: Path) -> dict[str, Any]:
@@ -166,12 +249,21 @@ def _read_all(*files: Path) -> dict[str, Any]:
     return {key: value for file in files if file.is_file() for key, value in read_yaml(file).items()}
 
 
-def _drop_negatives_under_ce(config: Config) -> None:
-    """RecBole's defaults for its sequential models contradict each other: cross-entropy loss, yet sampled negatives."""
+def _drop_negatives(config: Config, model: str, of_model: dict[str, Any]) -> None:
+    """Takes sampled negatives away from models that have no use for them.
+
+    RecBole's defaults for its sequential models contradict each other: cross-entropy loss, yet sampled negatives. Of ours,
+    DreamRec would train on negatives as if they were targets, if a file shared with other models asked for them.
+    """
     internal, given = config.internal_config_dict, config.external_config_dict
     sequential = internal["MODEL_TYPE"] == ModelType.SEQUENTIAL
     if sequential and given.get("loss_type", internal.get("loss_type")) == "CE":
         internal["train_neg_sample_args"] = None
+    asked = given.get("train_neg_sample_args")
+    takes_none = of_model.get("train_neg_sample_args", asked) is None
+    if takes_none and asked is not None and not (isinstance(asked, dict) and names_no_negatives(asked)):
+        getLogger().warning(f"train_neg_sample_args = {asked}: ignored, {model} takes no sampled negatives")
+        given["train_neg_sample_args"] = None
 
 
 def protocol_file(name: str) -> Path:
@@ -180,6 +272,8 @@ def protocol_file(name: str) -> Path:
     Raises:
         SettingsError: no such protocol.
     """
+    if not isinstance(name, str):
+        raise SettingsError(f"protocol = {name!r}: must be a string, one of {', '.join(names_in('protocol'))}, or a YAML file")
     named = properties_dir() / "protocol" / f"{name}.yaml"
     if named.is_file():
         return named
@@ -212,84 +306,57 @@ def protocol_overrides(config: Config) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------- the checks
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainingSettings(Settings):
-    """Ranges of the RecBole keys that every trained model reads."""
+@contextmanager
+def recbole_refusals(about: str = "") -> Iterator[None]:
+    """Turns what RecBole refuses into one line of bad input.
 
-    epochs: int = setting(ge=0)
-    train_batch_size: int = setting(ge=1)
-    eval_batch_size: int = setting(ge=1)
-    learning_rate: float = setting(gt=0)
-    weight_decay: float = setting(ge=0)
-    eval_step: int = setting(ge=0)
-    stopping_step: int = setting(ge=0)
-    seed: int = setting(ge=0)
-    nproc: int = setting(ge=1)
+    An error that a line ``raise ...`` of RecBole's makes is a refusal; any other error is a bug, RecBole's or ours, and
+    stays what it is.
 
-
-def check_config(config: Config) -> None:
-    """Checks keys, then values.
+    Args:
+        about: what the line begins with.
 
     Raises:
-        SettingsError: an unknown key, or a value out of its range.
+        SettingsError: RecBole's words on one line.
     """
-    if config["strict_config"] is not False:
-        check_keys(config)
-    TrainingSettings.read(config)
-    _check_learner(config)
-    _check_valid_metric(config)
-    check_test_input(config)
-    check_mask_seen(config)
-    check_refit(config)
-    settings_class = getattr(config.model_class, "settings_class", None)
-    if settings_class is not None:
-        settings_class.read(config)
+    try:
+        yield
+    except SettingsError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        if not (Path(last.filename).is_relative_to(recbole_dir()) and (last.line or "").startswith("raise")):
+            raise
+        raise SettingsError(about + " ".join(str(error).split())) from error
 
 
-def check_keys(config: Config) -> None:
+def check_keys(model: str, model_class: type, sources: dict[str, dict[str, Any]], others: set[str]) -> None:
     """Refuses keys that neither RecBole nor the model reads.
 
-    Keys that a stock script has on its own command line are not ours to judge, so only files and dictionaries count.
+    Args:
+        model: its name.
+        model_class: its class.
+        sources: the settings to check, by where they come from.
+        others: further known keys.
 
     Raises:
         SettingsError: names the key and the closest known one.
     """
-    known = known_keys(config.model, config.model_class) | set(config.internal_config_dict)
-    for source, given in (("file", config.file_config_dict), ("argument", config.variable_config_dict)):
+    known = known_keys(model, model_class) | others
+    for source, given in sources.items():
         for key in given:
             if key not in known:
                 raise SettingsError(
-                    f"unknown setting {key!r} ({source}) for {config.model}{closest(key, known)}; "
+                    f"unknown setting {key!r} ({source}) for {model}{closest(key, known)}; "
                     "strict_config=False accepts any key"
                 )
-    for key, parts in (
-        ("eval_args", ("split", "group_by", "order", "mode")),
-        ("train_neg_sample_args", ("distribution", "sample_num", "alpha", "dynamic", "candidate_num")),
-    ):
-        given = config.external_config_dict.get(key)
-        for part in given if isinstance(given, dict) else ():
-            if part not in parts:
-                raise SettingsError(
-                    f"unknown part {part!r} of {key}{closest(part, parts)}; allowed: {', '.join(parts)}"
-                )
 
 
-def _check_learner(config: Config) -> None:
-    """RecBole trains with Adam under any name that it does not know."""
-    learners = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
-    if str(config["learner"]).lower() not in learners:
-        raise SettingsError(f"learner = {config['learner']!r}: must be one of {', '.join(learners)}")
-
-
-def _check_valid_metric(config: Config) -> None:
-    """RecBole looks the validation metric up after the first epoch only; an epoch can be an hour."""
-    available = [metric.lower() for metric in config["metrics"]]
-    name, _, k = config["valid_metric"].lower().partition("@")
-    if name not in available or (k and (not k.isdigit() or int(k) not in config["topk"])):
-        raise SettingsError(
-            f"valid_metric = {config['valid_metric']!r}: must be one of metrics {config['metrics']} "
-            f"at one of topk {config['topk']}"
-        )
+def _check_cut(config: Config) -> None:
+    """Refuses to read more of a history than there is. Only what was asked for is judged: the default is cut in silence."""
+    asked, there = config.external_config_dict.get("history_length"), config["MAX_ITEM_LIST_LENGTH"]
+    if asked is not None and config["history_length"] > there:
+        raise SettingsError(f"history_length = {asked}: must be at most MAX_ITEM_LIST_LENGTH = {there}")
 
 
 def known_keys(model: str, model_class: type) -> set[str]:
@@ -302,9 +369,8 @@ def known_keys(model: str, model_class: type) -> set[str]:
         if not cls.__module__.startswith(("torch.", "builtins")):
             with suppress(OSError, TypeError):  # a class of a notebook has no file
                 keys |= _keys_read_in(Path(inspect.getfile(cls)))
-    spec = model_of(model_class)
-    stock_yaml = recbole_dir() / "properties" / "model" / f"{(spec.stock_yaml if spec else None) or model}.yaml"
-    return keys | (set(read_yaml(stock_yaml)) if stock_yaml.is_file() else set())
+    file = _stock_yaml(model, model_class)
+    return keys | (set(read_yaml(file)) if file.is_file() else set())
 
 
 @functools.lru_cache(maxsize=1)

@@ -21,9 +21,11 @@ from recbole_diffusion.adapter import (  # noqa: E402
     checkpoint,
     config,
     corrections,
+    eval_input,
     given_histories,
     lookup,
     metrics,
+    parts,
     pickles,
     precision,
     processes,
@@ -46,6 +48,8 @@ def install() -> None:
     seen_items.install()
     time_split.install()
     config.install()
+    parts.install()
+    eval_input.install()
     metrics.install()
     checkpoint.install()
     corrections.install()

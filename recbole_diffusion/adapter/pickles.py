@@ -77,7 +77,7 @@ def kind_of(path: str) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.rpartition("/")[2] for name in archive.namelist()}
-    except zipfile.BadZipFile:
+    except Exception:  # what zipfile raises for a damaged directory depends on where the damage is
         return None
     return "archive" if "data.pkl" in names and "constants.pkl" not in names else None
 

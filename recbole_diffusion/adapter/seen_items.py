@@ -22,6 +22,7 @@ from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.utils import ModelType
 
 from recbole_diffusion.adapter.patch import replace
+from recbole_diffusion.adapter.user_items import items_of_users, places
 from recbole_diffusion.settings import SettingsError
 
 
@@ -101,9 +102,7 @@ def _seen_of(loader: Any) -> SeenItems:
 class SeenItems:
     """The items that the user of each row has had before the row's target.
 
-    They are the row's own history, and what the user had before: the targets of the user's earlier rows, and the history of
-    the first of them. Parts follow each other, and within a part the rows of a user are in order, which RecBole sees to when
-    it splits by time; given parts are taken in the order of their files.
+    They are the row's own history, and what the user had before (:func:`.user_items.items_of_users`).
 
     Args:
         rows: RecBole ``SequentialDataset`` of the rows in question.
@@ -111,36 +110,17 @@ class SeenItems:
     """
 
     def __init__(self, rows: Any, parts: list[Any]) -> None:
-        list_field = rows.iid_field + rows.config["LIST_SUFFIX"]
-        self.histories = rows.inter_feat[list_field].numpy()
+        self.histories = rows.inter_feat[rows.iid_field + rows.config["LIST_SUFFIX"]].numpy()
         self.targets = rows.inter_feat[rows.iid_field].numpy()
-        user, item = (
-            np.concatenate([part.inter_feat[field].numpy() for part in parts]) for field in (rows.uid_field, rows.iid_field)
-        )
-        begins = np.cumsum([0, *(len(part) for part in parts)])
-        begin = next(begins[i] for i, part in enumerate(parts) if part is rows)
-        # What each user had, in order: the history of the first row, then the targets.
-        order = np.argsort(user, kind="stable")
-        first = order[np.unique(user[order], return_index=True)[1]]
-        history = np.zeros((len(first), self.histories.shape[1]), dtype=self.histories.dtype)
-        for part, before, after in zip(parts, begins, begins[1:], strict=False):
-            inside = (before <= first) & (first < after)
-            if inside.any():  # read row by row: training rows may not keep their histories (sequences.py)
-                history[inside] = part[torch.from_numpy(first[inside] - before)][list_field].numpy()
-        opening, place = np.nonzero(history)
-        owner = np.concatenate([user[first][opening], user])
-        had = np.argsort(owner, kind="stable")
-        self.items = np.concatenate([history[opening, place], item])[had]
-        where = np.empty(len(had), dtype=np.int64)
-        where[had] = np.arange(len(had))
-        self.stop = where[len(opening) + begin :][: len(rows)]
-        self.start = np.searchsorted(owner[had], rows.inter_feat[rows.uid_field].numpy())
+        had, place = items_of_users(parts)
+        begin = sum(len(part) for part in parts[: next(i for i, part in enumerate(parts) if part is rows)])
+        self.items = had.items
+        self.start = had.start[rows.inter_feat[rows.uid_field].numpy()]
+        self.stop = place[begin : begin + len(rows)]
 
     def of(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """What is masked in a batch of rows: places in the batch ``[m]`` and items ``[m]``; the row's target is never there."""
-        start, count = self.start[rows], (self.stop - self.start)[rows]
-        row = np.repeat(np.arange(len(rows)), count)
-        place = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count) + start[row]
+        row, place = places(self.start[rows], self.stop[rows])
         in_history, column = np.nonzero(self.histories[rows])
         row = np.concatenate([row, in_history])
         item = np.concatenate([self.items[place], self.histories[rows[in_history], column]])

@@ -20,6 +20,7 @@ import torch
 
 from recbole_diffusion.adapter.checkpoint import settings_of
 from recbole_diffusion.adapter.config import PLUGIN_KEYS, protocol_name, protocol_overrides
+from recbole_diffusion.settings import SettingsError
 from recbole_diffusion.version import __version__
 
 # Settings that say where a run writes or what it prints, not what it computes.
@@ -50,6 +51,7 @@ class Run:
     test: dict[str, float]
     test_eval_s: float
     command: list[str]
+    log: str | None = None  # file
 
 
 def make_record(run: Run) -> dict[str, Any]:
@@ -62,8 +64,8 @@ def make_record(run: Run) -> dict[str, Any]:
         (metrics under RecBole's names, of the epoch that validation chose), ``epochs, best_epoch, curve`` (mean
         training loss per batch and validation score per epoch), ``epoch_s, eval_s`` (seconds; medians over epochs, and of the
         test evaluation), ``parameters, peak_memory_mib`` (of the process), ``data`` (counts, fingerprint), ``command,
-        checkpoint, revision, dirty, versions, device, processes, threads, finished`` (where it came from), and the model's own
-        ``diagnostics()`` if it has any.
+        checkpoint, log, revision, dirty, versions, device, processes, threads, finished`` (where it came from), and the
+        model's own ``diagnostics()`` if it has any.
     """
     config = run.config
     scored = [entry for entry in run.curve if "valid_score" in entry]
@@ -92,6 +94,7 @@ def make_record(run: Run) -> dict[str, Any]:
         "curve": run.curve,
         "command": run.command,
         "checkpoint": run.checkpoint,
+        "log": run.log,
         "revision": revision,
         "dirty": dirty,
         "versions": {"recbole_diffusion": __version__, "python": platform.python_version()}
@@ -125,11 +128,48 @@ def without_folder(value: Any, folder: Path) -> Any:
     return value
 
 
+def check_record_file(file: str | Path) -> None:
+    """Refuses a file that a record cannot be written to; leaves nothing behind.
+
+    Raises:
+        SettingsError: a folder, a device, in no folder, or in one that cannot be written to.
+    """
+    path = Path(file)
+    try:
+        if path.exists() and not path.is_file():
+            raise SettingsError(f"record = {str(file)!r}: must be a file, is a folder or a device")
+        if not path.parent.is_dir():
+            raise SettingsError(f"record = {str(file)!r}: no folder {str(path.parent)!r}; make it first")
+        if path.name in ("", ".", "..") or str(file).endswith(("/", os.sep)):
+            raise SettingsError(f"record = {str(file)!r}: must name a file")
+        partial = _partial(path)
+        partial.touch()
+        partial.unlink()
+    except (OSError, ValueError) as error:
+        if isinstance(error, SettingsError):
+            raise
+        why = getattr(error, "strerror", None) or str(error)
+        raise SettingsError(f"record = {str(file)!r}: cannot be written: {why}") from error
+
+
 def write_record(record: dict[str, Any], file: Path) -> None:
-    """Writes a record whole or not at all."""
-    partial = file.with_name(file.name + f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
-    os.replace(partial, file)
+    """Writes a record whole or not at all.
+
+    Raises:
+        SettingsError: the file is something else than a file: a device would be replaced by one.
+    """
+    if file.exists() and not file.is_file():
+        raise SettingsError(f"record = {str(file)!r}: must be a file, is a folder or a device")
+    partial = _partial(file)
+    try:
+        partial.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _partial(file: Path) -> Path:
+    return file.with_name(f"{file.name}.{os.getpid()}.partial")
 
 
 def settings_hash(config: Any) -> str:

@@ -5,6 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+_EXAMPLES = """\
+examples:
+  recbole-diffusion elbo saved/DiffRec-ml-100k-0123456789.pth
+  recbole-diffusion elbo saved/DreamRec-ml-100k-0123456789.pth --part valid --samples 1 --rows 200 --json terms.json
+
+DiffRec's totals compare at the same data, split and beta_1; DreamRec's not between runs, whose embeddings differ in size. L_0
+is minus the logarithm of a density: it and the total can be negative.
+"""
+
 
 def add(commands: Any) -> None:
     """Adds the command to the parsers of ``recbole-diffusion``."""
@@ -12,8 +21,8 @@ def add(commands: Any) -> None:
         "elbo",
         help="likelihood terms of a trained model",
         description="Computes the likelihood terms of a trained DiffRec (nats per user) or DreamRec (nats per target item).",
-        epilog="DiffRec's totals compare at the same data, split and beta_1; DreamRec's not between runs, whose embeddings "
-        "differ in size. L_0 is minus the logarithm of a density: it and the total can be negative.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="file that a run saved (saved/*.pth)")

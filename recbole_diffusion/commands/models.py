@@ -7,11 +7,21 @@ from typing import Any
 
 from recbole_diffusion import registry
 
+_EXAMPLES = """\
+examples:
+  recbole-diffusion models
+"""
+
 
 def add(commands: Any) -> None:
     """Adds the command to the parsers of ``recbole-diffusion``."""
     parser = commands.add_parser(
-        "models", help="list the models", description="Lists every model, by group.", allow_abbrev=False
+        "models",
+        help="list the models",
+        description="Lists every model, by group, with one line each.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.set_defaults(run=_run)
 

@@ -6,6 +6,7 @@ import argparse
 import re
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from recbole_diffusion.property_files import names_in
@@ -55,27 +56,31 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--trust-pickle", action="store_true", help="read pickled data sets and pretrained models, which can run any code"
     )
+    parser.add_argument(
+        "--verbose", action="store_true", help="show all settings, the data and the network (always in the log file)"
+    )
     parser.set_defaults(run=_run, takes_settings=True)
 
 
 def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> None:
-    from recbole_diffusion.benchmark.record import result_table
+    from recbole_diffusion.benchmark.record import check_record_file, result_table, write_record
     from recbole_diffusion.run import run_recbole_diffusion
 
     settings = parse_settings(rest)
-    if options.protocol:
+    if options.protocol is not None:
         settings["protocol"] = options.protocol
+    if options.record is not None:
+        check_record_file(options.record)
     command = ["recbole-diffusion", *arguments]
     try:
         record = run_recbole_diffusion(
             options.model,
             options.dataset,
-            # RecBole's own scripts take the files as one argument with blanks.
-            [file for argument in options.config_files for file in argument.split()],
+            [file for argument in options.config_files for file in files_in(argument)],
             settings,
-            record=options.record,
             resume=options.resume,
             trust_pickle=options.trust_pickle,
+            verbose=options.verbose,
             command=command,
         )
     except KeyboardInterrupt:
@@ -83,7 +88,25 @@ def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> 
     overridden = "".join(f", {key} = {value}" for key, value in record["protocol_overrides"].items())
     print(f"\n{record['model']} on {record['dataset']}, protocol {record['protocol']}{overridden}, seed {record['seed']}, "
           f"best epoch {record['best_epoch']} of {record['epochs']}")  # fmt: skip
-    print(result_table(record))
+    print(result_table(record), flush=True)
+    if options.record is not None:  # after the table: a full disk costs the record, not the result
+        write_record(record, Path(options.record))
+    print(f"\n{_what_is_where(record, options.record)}")
+
+
+def _what_is_where(record: dict[str, Any], record_file: str | None) -> str:
+    """The files of a run, one a line, and the command that may come next."""
+    lines = {"checkpoint": record["checkpoint"], "record": record_file, "log": record["log"]}
+    if record_file is not None:
+        lines["next"] = shlex.join(["recbole-diffusion", "plot", "training", record_file])
+    return "\n".join(f"{name + ':':<12}{value}" for name, value in lines.items() if value is not None)
+
+
+def files_in(argument: str) -> list[str]:
+    """The files that an argument of ``--config_files`` names: one, whose name may have blanks, or several, as RecBole's own
+    scripts take them, between blanks.
+    """
+    return [argument] if Path(argument).is_file() else argument.split() or [argument]
 
 
 def _how_to_go_on(command: list[str], resume: bool) -> str:

@@ -14,9 +14,7 @@ from typing import Any
 
 from recbole_diffusion.registry import closest
 from recbole_diffusion.settings import SettingsError
-from recbole_diffusion.speed.sizes import PARTS, SIZES, Task
-
-MODELS = {"dreamrec": "DreamRec", "diffrec": "DiffRec"}
+from recbole_diffusion.speed.sizes import PARTS, SIZES, Size, Task
 
 _EXAMPLES = """\
 examples:
@@ -24,6 +22,8 @@ examples:
   recbole-diffusion speed diffrec --size ml-1m --repeats 9 --json results/speed/ml-1m-cpu.json
   recbole-diffusion speed diffrec --size amazon-book --parts scoring --threads 2
   recbole-diffusion speed dreamrec --size zhihu --device cuda
+  recbole-diffusion speed sequential --size ml-100k --threads 1
+  recbole-diffusion speed sequential --size beauty --parts scoring --repeats 3
 
 Everything runs in one process, in turns; the table gives medians. docs/performance.md explains its rows.
 """
@@ -34,14 +34,15 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "speed",
         help="time our samplers and training against plain loops and RecBole's own",
-        description="Times scoring and a training epoch on generated data of a published data set's size.",
+        description="Times scoring and a training epoch on generated data of a published data set's size:\n"
+        "of DreamRec, of DiffRec, or of SASRec, GRU4Rec and DreamRec trained at all positions of a sequence (sequential).",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     # Values are checked in _task: argparse's own errors take several lines.
-    sizes = "; ".join(f"{name}: {', '.join(_sizes_of(model))}" for name, model in MODELS.items())
-    parser.add_argument("model", metavar="MODEL", help=" or ".join(MODELS))
+    sizes = "; ".join(f"{model}: {', '.join(of_model)}" for model, of_model in SIZES.items())
+    parser.add_argument("model", metavar="MODEL", help=" or ".join(SIZES))
     parser.add_argument("--size", help=f"the data set whose size to take ({sizes}; default: the first)")
     parser.add_argument("--users", help="generated users (default: by size)")
     parser.add_argument("--repeats", default="5", help="turns of each variant (default: %(default)s)")
@@ -59,13 +60,13 @@ def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> 
         SettingsError: a value that cannot be used; nothing has been timed or written then.
     """
     from recbole_diffusion.benchmark.record import write_record
-    from recbole_diffusion.speed import diffrec, dreamrec
+    from recbole_diffusion.speed import diffrec, dreamrec, sequential
     from recbole_diffusion.speed.data import write
     from recbole_diffusion.speed.measure import progress
     from recbole_diffusion.speed.report import make_record, text
 
-    measure = {"DreamRec": dreamrec.measure, "DiffRec": diffrec.measure}
-    name, task = _task(options)
+    measure = {"dreamrec": dreamrec.measure, "diffrec": diffrec.measure, "sequential": sequential.measure}
+    name, size, task = _task(options)
     threads = _positive("--threads", options.threads) if options.threads else None
     target = Path(options.json).resolve() if options.json else None
     if target is not None:
@@ -76,30 +77,26 @@ def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> 
     started = time.perf_counter()
     with _threads(threads), tempfile.TemporaryDirectory() as folder, _inside(Path(folder)):
         progress(f"generating data of the size of {name}: {task.users} users")
-        reads = write(Path(folder), SIZES[name], task.users)
+        reads = write(Path(folder), size, task.users)
         saved = {"checkpoint_dir": str(Path(folder) / "saved")}
-        task = dataclasses.replace(task, settings={**reads, **SIZES[name].settings, **saved})
-        measured = measure[SIZES[name].model](task)
-        record = make_record(name, task, measured, ["recbole-diffusion", *arguments])
+        task = dataclasses.replace(task, settings={**reads, **size.settings, **saved})
+        measured = measure[options.model](task)
+        record = make_record(name, size, task, measured, ["recbole-diffusion", *arguments])
     progress(f"done in {time.perf_counter() - started:.0f} s")
     print(text(record))
     if target is not None:
         write_record(record, target)
 
 
-def _task(options: argparse.Namespace) -> tuple[str, Task]:
+def _task(options: argparse.Namespace) -> tuple[str, Size, Task]:
     import torch
 
-    if options.model not in MODELS:
-        raise SettingsError(
-            f"unknown model {options.model!r}{closest(options.model, MODELS)}; known: {', '.join(MODELS)}"
-        )
-    sizes = _sizes_of(MODELS[options.model])
-    name = options.size or sizes[0]
+    if options.model not in SIZES:
+        raise SettingsError(f"unknown model {options.model!r}{closest(options.model, SIZES)}; known: {', '.join(SIZES)}")
+    sizes = SIZES[options.model]
+    name = options.size or next(iter(sizes))
     if name not in sizes:
-        raise SettingsError(
-            f"--size {name!r} is no size of {options.model}{closest(name, sizes)}; known: {', '.join(sizes)}"
-        )
+        raise SettingsError(f"--size {name!r} is no size of {options.model}{closest(name, sizes)}; known: {', '.join(sizes)}")
     parts = options.parts.split(",")
     if not set(parts) <= set(PARTS):
         raise SettingsError(f"--parts {options.parts!r}: must be of {', '.join(PARTS)}, separated by commas")
@@ -107,12 +104,8 @@ def _task(options: argparse.Namespace) -> tuple[str, Task]:
         raise SettingsError(f"--device {options.device!r}: must be cpu or cuda")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("--device cuda: torch sees no CUDA device here")
-    users = _positive("--users", options.users) if options.users else SIZES[name].users
-    return name, Task({}, users, options.device, _positive("--repeats", options.repeats), parts)
-
-
-def _sizes_of(model: str) -> list[str]:
-    return [name for name, size in SIZES.items() if size.model == model]
+    users = _positive("--users", options.users) if options.users else sizes[name].users
+    return name, sizes[name], Task({}, users, options.device, _positive("--repeats", options.repeats), parts)
 
 
 def _positive(option: str, value: str) -> int:

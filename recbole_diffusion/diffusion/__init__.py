@@ -1,9 +1,10 @@
-"""Gaussian diffusion, one piece per file, on torch and the standard library alone.
+"""Diffusion processes, one piece per file, on torch and the standard library alone.
 
 A network predicts x_0, eps or v; ``GaussianDiffusion.denoiser`` makes ``denoise(x_t, t) -> x0_hat`` of it; samplers
 take that and an explicit grid of times. Networks know no betas, samplers no parameterisations, and all noise is handed
 in. ``t`` is 0-based everywhere: code t = 0 is the papers' t = 1 (:mod:`~recbole_diffusion.diffusion.process` says it in
-full).
+full). Processes that are not Gaussian have the same few names: ``q_sample``, ``posterior``, ``prior`` for x_T, and ``step``
+from t to s, which ``samplers.stepwise`` repeats.
 
 ====================================================================  ==================================================
 equation                                                              where
@@ -22,13 +23,25 @@ DDIM (Song et al. 2021, Eq. 12), DPM-Solver++(2M) (Algorithm 2)       ``samplers
 f~ = (1 + w) f(x, c, t) - w f(x, Phi, t)                              ``guidance.classifier_free``
 DiffRec's and DreamRec's networks and time embeddings                 ``denoisers.ItemMLP``, ``.ConditionedDenoiser``
 the law of all T steps of an affine denoiser, in one product          ``exact.affine_chain``
+deterministic DDIM of an affine denoiser, in one product              ``exact.affine_ddim``
 DiffRec's reverse chain without item-sized intermediates              ``exact.HiddenChain``
+Brownian bridge to an end point, and its posterior (BBDRec)           ``bridge.BrownianBridge``
+straight paths and Euler steps (rectified flow; FMRec)                ``flow.RectifiedFlow``
+0/1 rows mixed with draws of popularity (FlowCF)                      ``flow.BernoulliFlow``
+heat on the graph of items and its reverse step (GiffCF)              ``heat.GraphHeat``
+blur and sharpen as one polynomial (BSPM)                             ``heat.sharpen``
+absorbing diffusion of tokens; one token is cross-entropy             ``absorbing.AbsorbingDiffusion``
+the reverse pass of these, over any grid                              ``samplers.stepwise``
 ====================================================================  ==================================================
 """
 
+from recbole_diffusion.diffusion.absorbing import AbsorbingDiffusion
+from recbole_diffusion.diffusion.bridge import BrownianBridge, bridge_levels
 from recbole_diffusion.diffusion.denoisers import ConditionedDenoiser, ItemMLP, activation_layer, sinusoidal_embedding
-from recbole_diffusion.diffusion.exact import AffineChain, HiddenChain, affine_chain
+from recbole_diffusion.diffusion.exact import AffineChain, HiddenChain, affine_chain, affine_ddim
+from recbole_diffusion.diffusion.flow import BernoulliFlow, RectifiedFlow
 from recbole_diffusion.diffusion.guidance import classifier_free
+from recbole_diffusion.diffusion.heat import GraphHeat, Smooth, sharpen
 from recbole_diffusion.diffusion.noise import Noise, keyed_noise, stream_noise, zero_noise
 from recbole_diffusion.diffusion.objective import (
     ElboTerms,
@@ -40,7 +53,7 @@ from recbole_diffusion.diffusion.objective import (
     training_loss,
 )
 from recbole_diffusion.diffusion.process import PREDICTIONS, Denoiser, GaussianDiffusion, Network
-from recbole_diffusion.diffusion.samplers import SAMPLERS, ancestral, ddim, dpmpp_2m, time_grid
+from recbole_diffusion.diffusion.samplers import SAMPLERS, SteppedProcess, ancestral, ddim, dpmpp_2m, stepwise, time_grid
 from recbole_diffusion.diffusion.schedule import SCHEDULES, make_betas
 from recbole_diffusion.diffusion.timesteps import ImportanceTimesteps, UniformTimesteps
 
@@ -48,20 +61,29 @@ __all__ = [
     "PREDICTIONS",
     "SAMPLERS",
     "SCHEDULES",
+    "AbsorbingDiffusion",
     "AffineChain",
+    "BernoulliFlow",
+    "BrownianBridge",
     "ConditionedDenoiser",
     "Denoiser",
     "ElboTerms",
     "GaussianDiffusion",
+    "GraphHeat",
     "HiddenChain",
     "ImportanceTimesteps",
     "ItemMLP",
     "Network",
     "Noise",
+    "RectifiedFlow",
+    "Smooth",
+    "SteppedProcess",
     "UniformTimesteps",
     "activation_layer",
     "affine_chain",
+    "affine_ddim",
     "ancestral",
+    "bridge_levels",
     "classifier_free",
     "ddim",
     "dpmpp_2m",
@@ -72,7 +94,9 @@ __all__ = [
     "posterior_kl",
     "prior_kl",
     "reconstruction_nll",
+    "sharpen",
     "sinusoidal_embedding",
+    "stepwise",
     "stream_noise",
     "time_grid",
     "training_loss",

@@ -1,4 +1,4 @@
-"""A module whose tables stay in double precision."""
+"""Tables in double precision: a module that keeps them so, and how they are read."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,3 +19,12 @@ class DoubleTables(nn.Module):
         for name, table in before.items():
             self._buffers[name] = table.to(self._buffers[name].device)  # type: ignore[union-attr]
         return self
+
+
+def at(table: Tensor, t: Tensor, like: Tensor, sqrt: bool = False) -> Tensor:
+    """table[t], or its root, in ``like``'s type, shaped to broadcast against ``like`` [B, ...].
+
+    ``t`` is [B], or has more of ``like``'s leading dimensions: [B, L] for a time of its own at each position.
+    """
+    values = table[t].sqrt() if sqrt else table[t]
+    return values.to(like.dtype).view(*t.shape, *[1] * (like.dim() - t.dim()))

@@ -50,14 +50,14 @@ def sinusoidal_embedding(
     An odd ``dim`` ends with a zero; of ``dim`` = 1 only the first half is left.
 
     Args:
-        t: [n], integers or not.
+        t: [...], integers or not.
         dim: width, at least 1.
         order: ``cos-sin`` or ``sin-cos``.
         max_period: the longest period divided by 2 pi.
         dtype: of the result.
 
     Returns:
-        [n, dim].
+        [..., dim].
 
     Raises:
         ValueError: a width below 1 or another order.
@@ -70,9 +70,9 @@ def sinusoidal_embedding(
     span = half if order == "cos-sin" else max(half - 1, 1)
     work = torch.float64 if dtype == torch.float64 else torch.float32
     frequencies = torch.exp(-math.log(max_period) / span * torch.arange(half, device=t.device, dtype=work))
-    angle = t.to(work)[:, None] * frequencies
+    angle = t.to(work)[..., None] * frequencies
     parts = [angle.cos(), angle.sin()] if order == "cos-sin" else [angle.sin(), angle.cos()]
-    embedding = torch.cat([*parts, angle.new_zeros(len(t), 1)], dim=1)[:, :dim]
+    embedding = torch.cat([*parts, angle.new_zeros(*t.shape, 1)], dim=-1)[..., :dim]
     return embedding.to(dtype)
 
 

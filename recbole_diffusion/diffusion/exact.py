@@ -14,17 +14,18 @@ from torch import Tensor
 from recbole_diffusion.diffusion.denoisers import ItemMLP
 from recbole_diffusion.diffusion.noise import Noise
 from recbole_diffusion.diffusion.process import GaussianDiffusion, check_prediction
+from recbole_diffusion.diffusion.samplers import Grid
 
 
 class AffineChain(NamedTuple):
-    """x_0 ~ N(u M^T + m, F F^T): what T ancestral steps of an affine denoiser draw from, started at x_T ~ N(0, I)."""
+    """x_0 ~ N(u M^T + m, F F^T): what the reverse steps of an affine denoiser draw from, started at x_T ~ N(0, I)."""
 
     M: Tensor
     """float64 [d, d]."""
     m: Tensor
     """float64 [d]."""
     S_factor: Tensor
-    """F, float64 [d, d]: the symmetric square root of the covariance."""
+    """F, float64 [d, d]: of :func:`affine_chain`, the symmetric square root of the covariance."""
 
     def mean(self, u: Tensor) -> Tensor:
         """The mean of x_0 for each row of u [B, d], in u's type: [B, d]."""
@@ -101,6 +102,34 @@ def affine_chain(A: Tensor, shift: Tensor, process: GaussianDiffusion, predictio
         if not torch.isfinite(value).all():
             raise ValueError(f"the {name} of the reverse chain overflows: the denoiser diverges over {n_steps} steps")
     return AffineChain(M, m, symmetric_root(S))
+
+
+@torch.no_grad()
+def affine_ddim(A: Tensor, shift: Tensor, process: GaussianDiffusion, grid: Grid) -> AffineChain:
+    """Compose deterministic DDIM (eta = 0) over any grid, of a network that predicts x_0 as A x_t + u + shift_t, for any u.
+
+    A step is x_s = k1 (A x_t + u + shift_t) + k2 x_t with k2 = sqrt(1 - abar_s) / sqrt(1 - abar_t), k1 = sqrt(abar_s) - k2
+    sqrt(abar_t) (:func:`recbole_diffusion.diffusion.samplers.ddim`). As in :func:`affine_chain`, but nothing is drawn on
+    the way: x_0 = u M^T + m + z F^T is the very result for x_T = z, so F is no symmetric root.
+
+    Args:
+        A: [d, d].
+        shift: [T, d]; the grid's times are read.
+        process: the diffusion.
+        grid: see :func:`recbole_diffusion.diffusion.samplers.time_grid`.
+    """
+    signal = [*process.alphas_cumprod.sqrt().tolist(), 1.0]
+    spread = [*process.one_minus_alphas_cumprod.sqrt().tolist(), 0.0]
+    A, shift = A.double(), shift.double()
+    F = torch.eye(len(A), dtype=torch.float64, device=A.device)
+    M, m = torch.zeros_like(F), torch.zeros_like(shift[0])
+    for t, s in reversed(list(grid)):
+        keep = spread[s] / spread[t]
+        gain = signal[s] - keep * signal[t]
+        M.add_(F, alpha=gain)
+        m.addmv_(F, shift[t], alpha=gain)
+        F = torch.addmm(F, F, A, beta=keep, alpha=gain)
+    return AffineChain(M, m, F)
 
 
 def symmetric_root(S: Tensor) -> Tensor:

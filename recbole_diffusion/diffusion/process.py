@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from recbole_diffusion.diffusion._tables import DoubleTables
+from recbole_diffusion.diffusion._tables import DoubleTables, at
 from recbole_diffusion.diffusion.schedule import check_betas
 
 Network = Callable[[Tensor, Tensor], Tensor]
@@ -30,9 +30,10 @@ PREDICTIONS = ("x0", "eps", "v")
 class GaussianDiffusion(DoubleTables):
     """Forward process and posterior of Ho et al. 2020 for a given schedule.
 
-    Every method takes batches [B, ...] with ``t`` [B] and gathers its coefficients from float64 tables, cast to the
-    data's type after the gather. The tables are non-persistent buffers: they follow the module from device to device,
-    are not saved, and keep their precision under ``.half()``.
+    Every method takes batches [B, ...] with ``t`` [B], or sequences [B, L, ...] with ``t`` [B, L], a noise level for
+    each position. Coefficients are gathered from float64 tables and cast to the data's type after the gather. The tables
+    are non-persistent buffers: they follow the module from device to device, are not saved, and keep their precision
+    under ``.half()``.
 
     Args:
         betas: [T], each strictly between 0 and 1 (see :func:`recbole_diffusion.diffusion.schedule.make_betas`).
@@ -98,11 +99,11 @@ class GaussianDiffusion(DoubleTables):
 
     def q_step(self, x_prev: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps, one forward step (Ho et al. 2020, Eq. 2)."""
-        return _at(self.alphas, t, x_prev, sqrt=True) * x_prev + _at(self.betas, t, x_prev, sqrt=True) * eps
+        return at(self.alphas, t, x_prev, sqrt=True) * x_prev + at(self.betas, t, x_prev, sqrt=True) * eps
 
     def posterior_mean(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Mean of q(x_{t-1} | x_t, x_0) (Ho et al. 2020, Eq. 7; DiffRec Eq. 10 with x_0 := x0_hat)."""
-        return _at(self.posterior_mean_coef1, t, x_t) * x_0 + _at(self.posterior_mean_coef2, t, x_t) * x_t
+        return at(self.posterior_mean_coef1, t, x_t) * x_0 + at(self.posterior_mean_coef2, t, x_t) * x_t
 
     def posterior(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Mean [B, ...] and variance [B, 1, ...] of q(x_{t-1} | x_t, x_0) (Ho et al. 2020, Eq. 6 and 7).
@@ -110,7 +111,7 @@ class GaussianDiffusion(DoubleTables):
         mean = sqrt(abar_{t-1}) beta_t / (1 - abar_t) x_0 + sqrt(alpha_t) (1 - abar_{t-1}) / (1 - abar_t) x_t,
         var = beta_t (1 - abar_{t-1}) / (1 - abar_t). At t = 0 they are x_0 and 0 exactly.
         """
-        return self.posterior_mean(x_0, x_t, t), _at(self.posterior_var, t, x_t)
+        return self.posterior_mean(x_0, x_t, t), at(self.posterior_var, t, x_t)
 
     def x0_from_eps(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x_0 = (x_t - sqrt(1 - abar_t) eps) / sqrt(abar_t) (Ho et al. 2020, Eq. 4 solved for x_0)."""
@@ -134,11 +135,11 @@ class GaussianDiffusion(DoubleTables):
 
     def _signal(self, t: Tensor, like: Tensor) -> Tensor:
         """sqrt(abar_t)."""
-        return _at(self.alphas_cumprod, t, like, sqrt=True)
+        return at(self.alphas_cumprod, t, like, sqrt=True)
 
     def _spread(self, t: Tensor, like: Tensor) -> Tensor:
         """sqrt(1 - abar_t)."""
-        return _at(self.one_minus_alphas_cumprod, t, like, sqrt=True)
+        return at(self.one_minus_alphas_cumprod, t, like, sqrt=True)
 
     def denoiser(self, network: Network, prediction: str) -> Denoiser:
         """Wrap a network that predicts ``prediction`` into ``denoise(x_t, t) -> x0_hat``.
@@ -176,9 +177,3 @@ def check_prediction(prediction: str) -> None:
     """Raise ValueError unless ``prediction`` is one of ``PREDICTIONS``."""
     if prediction not in PREDICTIONS:
         raise ValueError(f"prediction={prediction!r} must be one of {', '.join(PREDICTIONS)}")
-
-
-def _at(table: Tensor, t: Tensor, like: Tensor, sqrt: bool = False) -> Tensor:
-    """table[t], or its root, in ``like``'s type, shaped [B, 1, ...] to broadcast against it."""
-    values = table[t].sqrt() if sqrt else table[t]
-    return values.to(like.dtype).view(-1, *([1] * (like.dim() - 1)))

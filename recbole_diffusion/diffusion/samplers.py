@@ -3,11 +3,13 @@
 Each takes ``denoise(x_t, t) -> x0_hat``, the current x [B, ...], the process, and a grid of explicit (t, s) pairs,
 "from t to s", with s = -1 meaning clean data; it never works out a "previous t" itself. All coefficients are Python
 numbers computed once before the loop, so that no step waits for the device. Step k draws number k + 1 from ``noise``
-(draw 0 is the caller's, for x_T); ``noise=None`` leaves every draw out.
+(draw 0 is the caller's, for x_T); ``noise=None`` leaves every draw out. ``ancestral``, ``ddim`` and ``dpmpp_2m`` are for
+Gaussian diffusion; ``stepwise`` is for every process that has a step of its own.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,8 +23,19 @@ Grid = Sequence[tuple[int, int]]
 SPACINGS = ("uniform", "quadratic", "log-snr")
 
 
+class SteppedProcess(Protocol):
+    """A process that says itself how to go from t to s: the bridge, the flows, graph heat, absorbing diffusion."""
+
+    @property
+    def n_steps(self) -> int:
+        """T."""
+
+    def step(self, x0_hat: Tensor, x_t: Tensor, t: int, s: int, z: Tensor | None = None) -> Tensor:
+        """x_s from x_t and the estimate of x_0; ``z`` is the random draw that the step takes, None for its mean."""
+
+
 def time_grid(
-    process: GaussianDiffusion, n_steps: int | None = None, spacing: str = "uniform"
+    process: GaussianDiffusion | SteppedProcess, n_steps: int | None = None, spacing: str = "uniform"
 ) -> list[tuple[int, int]]:
     """The (t, s) pairs of a reverse pass of ``n_steps`` steps, from T-1 to clean data, -1.
 
@@ -33,7 +46,7 @@ def time_grid(
         process: the diffusion.
         n_steps: in [1, T]; None is T, every step.
         spacing: ``uniform`` in t, ``quadratic`` in t (denser near the data; Song et al. 2021 (DDIM), appendix D.2), or
-            ``log-snr``, uniform in log SNR (Lu et al. 2022 (DPM-Solver), section 3.4).
+            ``log-snr``, uniform in log SNR (Lu et al. 2022 (DPM-Solver), section 3.4), which only Gaussian diffusion has.
 
     Raises:
         ValueError: ``n_steps`` or ``spacing`` outside its range.
@@ -48,7 +61,7 @@ def time_grid(
     return list(zip(times, [*times[1:], -1], strict=True))
 
 
-def _spaced(process: GaussianDiffusion, n: int, spacing: str) -> list[int]:
+def _spaced(process: GaussianDiffusion | SteppedProcess, n: int, spacing: str) -> list[int]:
     """n ascending times in [0, T-1], perhaps with repetitions; of one step, the noisiest."""
     last = process.n_steps - 1
     if n == 1:
@@ -58,6 +71,8 @@ def _spaced(process: GaussianDiffusion, n: int, spacing: str) -> list[int]:
         times = u * last
     elif spacing == "quadratic":
         times = u.square() * last
+    elif not isinstance(process, GaussianDiffusion):
+        raise ValueError(f"spacing={spacing!r} needs a Gaussian diffusion, got {type(process).__name__}; use uniform")
     else:
         log_snr = torch.log(process.alphas_cumprod / process.one_minus_alphas_cumprod).cpu()
         wanted = log_snr[0] + u * (log_snr[-1] - log_snr[0])
@@ -197,6 +212,30 @@ def dpmpp_2m(
     return x
 
 
+def stepwise(denoise: Denoiser, x: Tensor, process: SteppedProcess, grid: Grid, *, noise: Noise | None = None) -> Tensor:
+    """The reverse pass of a process with a step of its own: x := process.step(x0_hat, x, t, s), over any grid.
+
+    Args:
+        denoise: (x_t, t) -> x0_hat.
+        x: x at the grid's first time, [B, ...]; ``process.prior`` makes it.
+        process: the process.
+        grid: see :func:`time_grid`.
+        noise: what the process's step draws (standard normal for the bridge, uniform for absorbing diffusion); step k takes
+            draw k + 1. None: the process's means.
+
+    Returns:
+        x_0, [B, ...].
+
+    Raises:
+        ValueError: a grid that is no reverse pass.
+    """
+    _check(grid, process)
+    for k, (t, s) in enumerate(grid):
+        z = noise(x, k + 1) if noise is not None and s >= 0 else None
+        x = process.step(denoise(x, _full(x, t)), x, t, s, z)
+    return x
+
+
 SAMPLERS: dict[str, Callable[..., Tensor]] = {"ancestral": ancestral, "ddim": ddim, "dpmpp_2m": dpmpp_2m}
 
 
@@ -209,7 +248,7 @@ def _full(x: Tensor, t: int) -> Tensor:
     return torch.full((len(x),), t, dtype=torch.long, device=x.device)
 
 
-def _check(grid: Grid, process: GaussianDiffusion) -> None:
+def _check(grid: Grid, process: GaussianDiffusion | SteppedProcess) -> None:
     """Raise ValueError unless ``grid`` descends step after step from inside [0, T) to -1."""
     pairs = list(grid)
     if not pairs:

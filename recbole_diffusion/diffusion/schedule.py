@@ -88,6 +88,19 @@ def sqrt(steps: int, start: float | None = None, end: float | None = None) -> Te
     return _betas_of(lambda u: 1.0 - torch.sqrt(u + 1e-4), steps).clamp(max=MAX_BETA)
 
 
+def trunc_linear(steps: int, start: float | None = None, end: float | None = None) -> Tensor:
+    """:func:`linear` between ``start`` and ``end`` of a thousand steps, scaled to T steps and raised by .01, DiffuRec's.
+
+    With s = 1000 / T the betas rise from s start + .01 to s end + .01 (Diffusion-LM's code, `trunc_lin`); with so few steps
+    that the last one would be above 1, to s end / 20 + .01, at most ``MAX_BETA``.
+    """
+    low, high = _range("trunc-linear", start, end, 1e-4, 0.02)
+    scale = 1000 / steps
+    last = scale * high + 0.01
+    last = last if last <= 1 else scale * high / 20 + 0.01
+    return torch.linspace(scale * low + 0.01, last, steps, dtype=torch.float64).clamp(max=MAX_BETA)
+
+
 SCHEDULES: dict[str, Callable[[int, float | None, float | None], Tensor]] = {
     "linear": linear,
     "linear-var": linear_var,
@@ -96,6 +109,7 @@ SCHEDULES: dict[str, Callable[[int, float | None, float | None], Tensor]] = {
     "binomial": binomial,
     "exp": exp,
     "sqrt": sqrt,
+    "trunc-linear": trunc_linear,
 }
 
 

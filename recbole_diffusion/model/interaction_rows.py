@@ -66,6 +66,11 @@ class InteractionRows(nn.Module):
         shape = (dataset.user_num, dataset.item_num - 1)
         return cls(scipy.sparse.csr_matrix((weights[keep], (users[keep], items[keep])), shape=shape))
 
+    def scipy(self) -> scipy.sparse.csr_matrix:
+        """The matrix itself, ``[n_users, n_items]`` float32."""
+        parts = self.val.cpu().numpy(), self.col.cpu().numpy(), self.crow.cpu().numpy()
+        return scipy.sparse.csr_matrix(parts, shape=(len(self.crow) - 1, self.n_items))
+
     def transposed(self) -> InteractionRows:
         """The item-user matrix ``[n_items + 1, n_users - 1]``: row ``j`` is RecBole's item ``j``, column ``u`` user ``u+1``."""
         values, (row, column) = self.val.cpu().numpy(), (self.col.cpu().numpy() + 1, self.owners().cpu().numpy() - 1)

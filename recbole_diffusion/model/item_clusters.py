@@ -11,6 +11,7 @@ import scipy.sparse
 from sklearn.cluster import KMeans
 from sklearn.decomposition import TruncatedSVD
 
+from recbole_diffusion.model.item_filter import degree_normalised
 from recbole_diffusion.settings import SettingsError
 
 
@@ -28,9 +29,7 @@ def svd_embeddings(matrix: scipy.sparse.csr_matrix, rank: int, seed: int) -> np.
     Returns:
         float64 ``[n_items, rank]``; zero rows for items without interactions.
     """
-    matrix = matrix.astype(np.float64)
-    by_user, by_item = (np.maximum(np.asarray(matrix.sum(axis)).ravel(), 1.0) ** -0.5 for axis in (1, 0))
-    normalised = scipy.sparse.diags(by_user) @ matrix @ scipy.sparse.diags(by_item)
+    normalised = degree_normalised(matrix)
     smaller = min(matrix.shape)
     if smaller == 1:  # a single user or item: the matrix is its own factor, and ARPACK needs two of each
         return normalised.T.toarray()[:, :1]

@@ -77,7 +77,8 @@ def plot_reverse(path: Tensor, items: Tensor, names: Sequence[str], history: Seq
     axis.scatter(*flat[[target]].T.tolist(), s=120, marker="*", color="tab:green", zorder=4, label=f"next: {names[target]}")
     axis.plot(*way.T.tolist(), color="tab:red", linewidth=0.8, alpha=0.6)
     points = axis.scatter(*way[shown].T.tolist(), c=range(len(shown)), cmap="autumn_r", edgecolor="black", s=40, zorder=3)
-    axis.legend(loc="upper left", fontsize=8)
+    # Beside the axes, under the list of names: the path may end anywhere within.
+    axis.legend(loc="lower left", bbox_to_anchor=(1.01, 0), fontsize=8)
     steps = len(path) - 1
     lines = []
     for number, (place, item) in enumerate(zip(shown, nearest, strict=True), start=1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from recbole_diffusion.speed.sizes import Size
 
 NAME = "generated"
 SEED = 2020
+
+
 @dataclasses.dataclass
 class Loaded:
     """A model with the data loaders and the configuration that RecBole made for it."""
@@ -41,19 +44,21 @@ class Loaded:
         }
 
 
-def interactions(n_items: int, n_users: int, mean_length: float, seed: int = SEED) -> pd.DataFrame:
+def interactions(n_items: int, n_users: int, mean_length: float, repetitions: bool = False, seed: int = SEED) -> pd.DataFrame:
     """Generated interactions, in time order for each user: long-tailed in users and in items.
 
     Lengths are log-normal with sigma = 1 (the mean is e^(1/2) times the median, and one user in 40 has more than seven times
-    the median), at least 3, at most a quarter of the items. Items are drawn with probability proportional to 1 / (rank +
-    10), Zipf's law with a flat head; a user's repetitions are dropped.
+    the median), at least 3. Items are drawn with probability proportional to 1 / (rank + 10), Zipf's law with a flat head.
+    Without ``repetitions``, lengths are at most a quarter of the items before a user's repetitions are dropped.
     """
     rng = np.random.default_rng(seed)
-    lengths = rng.lognormal(np.log(mean_length) - 0.5, 1.0, n_users).round().clip(3, max(n_items // 4, 3)).astype(int)
+    longest = None if repetitions else max(n_items // 4, 3)
+    lengths = rng.lognormal(np.log(mean_length) - 0.5, 1.0, n_users).round().clip(3, longest).astype(int)
     popularity = np.cumsum(1.0 / (np.arange(n_items) + 10.0))
     items = np.searchsorted(popularity, rng.random(lengths.sum()) * popularity[-1], side="right").clip(max=n_items - 1)
     table = pd.DataFrame({"user_id:token": np.repeat(np.arange(n_users), lengths), "item_id:token": items})
-    table = table.drop_duplicates(ignore_index=True)
+    if not repetitions:
+        table = table.drop_duplicates(ignore_index=True)
     table["timestamp:float"] = np.arange(len(table))
     return table
 
@@ -61,19 +66,19 @@ def interactions(n_items: int, n_users: int, mean_length: float, seed: int = SEE
 def write(folder: Path, size: Size, users: int) -> dict[str, Any]:
     """Writes the generated data as RecBole's atomic files into ``folder/generated``; returns the settings that read them.
 
-    DiffRec's come as three given parts, of which the training part is what counts; DreamRec's as one file, which RecBole
-    augments and splits.
+    DiffRec's come as three given parts, of which the training part is what counts; those of sequential models as one file,
+    which RecBole augments and splits.
     """
     target = folder / NAME
     target.mkdir(parents=True)
-    table = interactions(size.n_items, users, size.mean_length)
+    table = interactions(size.n_items, users, size.mean_length, size.repetitions)
     # Every item is in the item file, so that the catalogue is whole however few users there are.
     pd.DataFrame({"item_id:token": np.arange(size.n_items)}).to_csv(target / f"{NAME}.item", sep="\t", index=False)
     settings = {
         "data_path": str(folder),
         "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id"]},
     }
-    if size.model == "DreamRec":
+    if size.model != "DiffRec":
         table.to_csv(target / f"{NAME}.inter", sep="\t", index=False)
         return settings
     held_out = table.drop_duplicates("user_id:token")
@@ -91,8 +96,30 @@ def load(model: str, settings: Mapping[str, Any], device: str) -> Loaded:
     return Loaded(config, get_model(model)(config, train._dataset).to(config["device"]), train, test)
 
 
-def epoch(loaded: Loaded, resumable: bool = False) -> Callable[[], Any]:
-    """One training epoch, by RecBole's trainer; ours (``resumable``) is RecBole's with what our command line adds."""
+def epoch(loaded: Loaded, resumable: bool = False, batches: int | None = None) -> Callable[[], Any]:
+    """One training epoch, or the next ``batches``, by RecBole's trainer.
+
+    Ours (``resumable``) is RecBole's with what our command line adds.
+    """
+    trainer = _trainer(loaded, resumable)
+    if batches is None:
+        return lambda: trainer._train_epoch(loaded.train, 0, show_progress=False)
+    of_all_epochs = itertools.chain.from_iterable(itertools.repeat(loaded.train))
+    return lambda: trainer._train_epoch(itertools.islice(of_all_epochs, batches), 0, show_progress=False)
+
+
+def first_histories(loaded: Loaded, n: int) -> Any:
+    """The test part's loader with its first ``n`` rows."""
+    dataset = loaded.test.dataset
+    return type(loaded.test)(loaded.config, dataset.copy(dataset.inter_feat[:n]), loaded.test._sampler, shuffle=False)
+
+
+def evaluation(loaded: Loaded, test: Any, resumable: bool = False) -> Callable[[], Any]:
+    """One evaluation on a loader's rows, by the same trainers."""
+    trainer = _trainer(loaded, resumable)
+    return lambda: trainer.evaluate(test, load_best_model=False, show_progress=False)
+
+
+def _trainer(loaded: Loaded, resumable: bool) -> Any:
     trainer_class = trainer_of(loaded.config)
-    trainer = (tracked(trainer_class) if resumable else trainer_class)(loaded.config, loaded.model)
-    return lambda: trainer._train_epoch(loaded.train, 0, show_progress=False)
+    return (tracked(trainer_class) if resumable else trainer_class)(loaded.config, loaded.model)

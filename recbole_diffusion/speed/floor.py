@@ -5,7 +5,6 @@ A product of [m, k] and [k, n] is written (m, k, n).
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -29,21 +28,29 @@ def work(products: Iterable[Product]) -> tuple[float, float]:
 def bare(name: str, products: Sequence[Product], device: str) -> Variant:
     """A variant that runs the products and nothing else: into memory that is there, in the layout that the BLAS likes best.
 
-    Rows of the operands and of the result start at multiples of 64 bytes.
+    Rows of the operands and of the result start at multiples of 64 bytes. All products share memory for the largest one.
     """
-    matrix = functools.cache(lambda rows, columns: _aligned(rows, columns, device))
-    result = functools.cache(lambda rows, columns: _aligned(rows, columns, device))
+    first = _matrices([(m, k) for m, k, _ in products], device)
+    second = _matrices([(k, n) for _, k, n in products], device)
+    result = _matrices([(m, n) for m, _, n in products], device)
 
     def run() -> None:
-        for m, k, n in products:
-            torch.mm(matrix(m, k), matrix(k, n), out=result(m, n))
+        for a, b, out in zip(first, second, result, strict=True):
+            torch.mm(a, b, out=out)
 
-    run()  # takes the memory
     return Variant(name, run, work(products), memory=False)
 
 
-def _aligned(rows: int, columns: int, device: str) -> torch.Tensor:
-    return torch.rand(rows, math.ceil(columns / 16) * 16, device=device)[:, :columns]
+def _matrices(shapes: Sequence[tuple[int, int]], device: str) -> list[torch.Tensor]:
+    widths = [math.ceil(columns / 16) * 16 for _, columns in shapes]
+    memory = torch.rand(max(rows * width for (rows, _), width in zip(shapes, widths, strict=True)), device=device)
+    return [memory.as_strided(shape, (width, 1)) for shape, width in zip(shapes, widths, strict=True)]
+
+
+def with_gradients(forward: Sequence[Product], data: Sequence[Product] = ()) -> list[Product]:
+    """Forward and backward: ``forward`` has gradients of both operands, ``data`` of the right one, the weights, alone."""
+    both = [*data, *forward]
+    return [*both, *((k, m, n) for m, k, n in both), *((m, n, k) for m, k, n in forward)]
 
 
 # --------------------------------------------------------------------------------------------------------- DiffRec
@@ -67,11 +74,9 @@ def composition(n_items: int, hidden: Sequence[int]) -> list[Product]:
 
 
 def training_step(batch: int, n_items: int, hidden: Sequence[int]) -> list[Product]:
-    """Forward, gradients of the weights, and gradients of the activations, of which the input needs none."""
-    forward = network(batch, n_items, hidden)
-    weights = [(k, m, n) for m, k, n in forward]
-    activations = [(m, n, k) for m, k, n in forward[1:]]
-    return forward + weights + activations
+    """Forward and backward."""
+    first, *others = network(batch, n_items, hidden)
+    return with_gradients(others, data=[first])
 
 
 # -------------------------------------------------------------------------------------------------------- DreamRec
@@ -80,6 +85,11 @@ def training_step(batch: int, n_items: int, hidden: Sequence[int]) -> list[Produ
 def one_shot(batch: int, dim: int) -> list[Product]:
     """The condition to the mean, and the noise through the factor of the covariance."""
     return [(batch, dim, dim)] * 2
+
+
+def composed_chain(dim: int, steps: int) -> list[Product]:
+    """T steps of two products each, once per state of the weights; counted here as if they were of float32."""
+    return [(dim, dim, dim)] * 2 * steps
 
 
 def loop(batch: int, dim: int, steps: int) -> list[Product]:
@@ -95,6 +105,20 @@ def encoder(batch: int, dim: int, inner: int) -> list[Product]:
 
 
 def dreamrec_step(batch: int, dim: int, inner: int) -> list[Product]:
-    """Encoder and network forward; each product has two in the backward pass, one of which x_t does not need."""
-    forward = encoder(batch, dim, inner) + loop(batch, dim, 1)[:3]
-    return forward + [(k, m, n) for m, k, n in forward] + [(m, n, k) for m, k, n in forward]
+    """Encoder and network, forward and backward."""
+    time, *others = loop(batch, dim, 1)[:3]
+    return with_gradients(encoder(batch, dim, inner) + others, data=[time])
+
+
+# ------------------------------------------------------------------------------------------------ sequential models
+
+
+def transformer(positions: int, read_out: int, dim: int, inner: int, layers: int) -> list[Product]:
+    """Transformer layers at all positions, the last one only where it is read out."""
+    return encoder(positions, dim, inner) * (layers - 1) + encoder(read_out, dim, inner)
+
+
+def recurrent(lengths: torch.Tensor, dim: int, hidden: int) -> list[Product]:
+    """A GRU over histories of these lengths: the states step by step, without padding, then the inputs, all at once."""
+    active = (lengths[:, None] > torch.arange(int(lengths.max()))).sum(0).tolist()
+    return [*((histories, hidden, 3 * hidden) for histories in active), (sum(active), dim, 3 * hidden)]

@@ -27,6 +27,7 @@ class Variant:
         work: operations and bytes of its matrix products, counted from the shapes (see :func:`floor.work`); None: not counted.
         before: what has to happen before each call, outside the time.
         memory: whether its memory says anything.
+        scale: what a call's time is multiplied with, where a call does a part of what is meant.
     """
 
     name: str
@@ -34,9 +35,10 @@ class Variant:
     work: tuple[float, float] | None = None
     before: Call | None = None
     memory: bool = True
+    scale: float = 1.0
 
     def seconds(self, device: str, n: int = 1) -> float:
-        """Wall-clock seconds of one call, averaged over n in a row; the device has finished at both ends."""
+        """Wall-clock seconds of one call, averaged over n in a row, times ``scale``; the device has finished at both ends."""
         if self.before is not None:
             self.before()
         _wait_for(device)
@@ -44,7 +46,7 @@ class Variant:
         for _ in range(n):
             self.call()
         _wait_for(device)
-        return (time.perf_counter() - started) / n
+        return (time.perf_counter() - started) / n * self.scale
 
 
 def compare(

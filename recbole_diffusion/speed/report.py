@@ -10,19 +10,19 @@ from typing import Any
 import torch
 
 from recbole_diffusion.benchmark.record import _git_state, _version
-from recbole_diffusion.speed.sizes import SIZES, Task
+from recbole_diffusion.speed.sizes import Size, Task
 from recbole_diffusion.version import __version__
 
 _COLUMNS = ("part", "batch", "variant", "seconds", "times ours", "GFLOP", "GFLOP/s", "GiB/s", "peak MiB")
 
 
-def make_record(size: str, task: Task, measured: dict[str, Any], command: list[str]) -> dict[str, Any]:
+def make_record(name: str, size: Size, task: Task, measured: dict[str, Any], command: list[str]) -> dict[str, Any]:
     """The record, as plain data: what was measured, at which size and settings, on what, and by which version."""
     revision, dirty = _git_state()
     return {
-        "size": size,
-        "model": SIZES[size].model,
-        "settings": dict(SIZES[size].settings),
+        "size": name,
+        "model": size.model,
+        "settings": dict(size.settings),
         **measured,
         "repeats": task.repeats,
         "device": torch.cuda.get_device_name() if task.device == "cuda" else _processor(),
@@ -53,7 +53,7 @@ def text(record: dict[str, Any]) -> str:
 def markdown(record: dict[str, Any]) -> str:
     """The record as a Markdown section."""
     lines = [
-        f"### {record['size']}, {record['device_type']}",
+        f"### {record['model']}, {record['size']}, {record['device_type']}",
         "",
         headline(record),
         "",
@@ -81,9 +81,13 @@ def _cells(row: dict[str, Any]) -> list[str]:
     s = row["seconds"]
     work = ["", "", ""]
     if row["flop"] is not None:
-        work = [f"{row['flop'] / 1e9:,.3g}", f"{row['flop'] / 1e9 / s:,.0f}", f"{row['bytes'] / 2**30 / s:,.1f}"]
+        work = [_three_digits(row["flop"] / 1e9), f"{row['flop'] / 1e9 / s:,.0f}", f"{row['bytes'] / 2**30 / s:,.1f}"]
     peak = "" if row["peak_mib"] is None else f"{row['peak_mib']:,.1f}"
-    return [row["part"], f"{row['batch']:,}", row["variant"], f"{s:.3g}", _ratio(row["ratio"]), *work, peak]
+    return [row["part"], f"{row['batch']:,}", row["variant"], _three_digits(s), _ratio(row["ratio"]), *work, peak]
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _ratio(ratio: float) -> str:

@@ -143,7 +143,7 @@ def test_a_changed_protocol_is_told():
         ("DiffRec", {"noise_min": 0.01, "noise_max": 0.01}, "noise_schedule = 'linear-var': "),
         ("BPR", {"learning_rate": -1}, "learning_rate = -1: must be a finite number > 0"),
         ("BPR", {"learner": "adm"}, "learner = 'adm': must be one of adam, "),
-        ("BPR", {"valid_metric": "NDCG@7"}, "valid_metric = 'NDCG@7': must be one of metrics"),
+        ("BPR", {"valid_metric": "NDCG@7"}, "valid_metric = 'NDCG@7': must be one of Recall@10, "),
         ("BPR", {"protocol": "leave-one-ot"}, "unknown protocol 'leave-one-ot': did you mean 'leave-one-out'"),
         ("DreamRek", {}, "unknown model 'DreamRek': did you mean 'DreamRec'"),
         ("lightgcn", {}, "unknown model 'lightgcn': did you mean 'LightGCN'"),

@@ -2,15 +2,19 @@
 
 import numpy as np
 import pytest
+import recbole.data.utils
+import recbole.quick_start
 import torch
-from recbole.data import create_dataset, data_preparation
+from recbole.data import create_dataset
+from recbole.utils import get_trainer
+from recbole.utils.case_study import full_sort_scores
 
 from recbole_diffusion import run_recbole_diffusion
 from recbole_diffusion.adapter.config import build_config
-from recbole_diffusion.adapter.eval_input import show_validation_items
+from recbole_diffusion.adapter.eval_input import input_of
 from recbole_diffusion.adapter.lookup import get_model
 from recbole_diffusion.settings import SettingsError
-from toy import QUIET, checkerboard, two_circles
+from toy import COLUMNS, QUIET, checkerboard, two_circles, write_inter
 
 SMALL = {
     "DiffRec": {"dims_dnn": [8], "steps": 3},
@@ -25,9 +29,9 @@ SMALL = {
 
 def prepared(name, folder, **more):
     config = build_config(name, "checkerboard", None, QUIET | checkerboard(folder) | SMALL[name] | more)
-    train, valid, _ = data_preparation(config, create_dataset(config))
+    loaders = recbole.data.utils.data_preparation(config, create_dataset(config))
     torch.manual_seed(0)
-    return get_model(name)(config, train._dataset).eval(), train._dataset, valid._dataset
+    return get_model(name)(config, loaders[0]._dataset).eval(), *loaders
 
 
 def matrix(part):
@@ -63,18 +67,52 @@ def _dense(matrix):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_scores_are_those_of_the_longer_rows(name, tmp_path):
-    model, train, valid = prepared(name, tmp_path)
+    model, train_data, valid_data, test_data = prepared(name, tmp_path, test_input="train+valid")
+    train, valid = train_data._dataset, valid_data._dataset
     users = torch.arange(1, train.user_num)
     batch = {"user_id": users}
-    before = model.full_sort_predict(batch).view(len(users), -1)
-    torch.testing.assert_close(before[:, 1:], scores(model, matrix(train))[1:, 1:], rtol=1e-4, atol=1e-5)
+
+    def check(rows):
+        found = model.full_sort_predict(batch).view(len(users), -1)
+        torch.testing.assert_close(found[:, 1:], scores(model, rows)[1:, 1:], rtol=1e-4, atol=1e-5)
+        return found[:, 1:]
+
+    before = check(matrix(train))
     weights = {key: value.clone() for key, value in model.state_dict().items()}
-    show_validation_items(model, train, valid)
-    after = model.full_sort_predict(batch).view(len(users), -1)
-    expected = scores(model, matrix(train) + matrix(valid))[1:]
-    torch.testing.assert_close(after[:, 1:], expected[:, 1:], rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(after[:, 1:], before[:, 1:], atol=1e-3)
+    with input_of(model, valid_data):
+        check(matrix(train))
+    with input_of(model, test_data):
+        assert not torch.allclose(check(matrix(train) + matrix(valid)), before, atol=1e-3)
+    check(matrix(train))
     assert all(torch.equal(weights[key], value) for key, value in model.state_dict().items())
+
+
+def scattered(folder):
+    """Random interactions, of which nothing is learnt perfectly, in three parts."""
+    random = np.random.default_rng(0)
+    pairs = random.permutation([(user, item, item) for user in range(40) for item in random.choice(30, 9, replace=False)])
+    for name, rows in zip(("train", "valid", "test"), np.split(pairs, [200, 280]), strict=True):
+        write_inter(folder, "scattered", rows, name)
+    return COLUMNS | {"data_path": str(folder), "benchmark_filename": ["train", "valid", "test"]}
+
+
+@pytest.mark.parametrize("name", ["DiffRec", "EASE", "ItemKNN"])
+def test_every_way_to_evaluate_shows_the_same(name, tmp_path):
+    """Our command, a stock script, ``Trainer.evaluate`` and ``full_sort_scores`` after ``load_data_and_model``."""
+    settings = QUIET | scattered(tmp_path) | SMALL[name] | {"epochs": 1, "metrics": ["NDCG"], "valid_metric": "NDCG@10"}
+    settings |= {"test_input": "train+valid", "protocol": "ratio-80-10-10", "checkpoint_dir": str(tmp_path / "saved")}
+    ours = run_recbole_diffusion(name, "scattered", None, settings)
+    plain = run_recbole_diffusion(name, "scattered", None, settings | {"test_input": "train"})
+    stock = recbole.quick_start.run_recbole(name, "scattered", config_dict=settings, saved=True)
+    config, model, _, train_data, valid_data, test_data = recbole.quick_start.load_data_and_model(ours["checkpoint"])
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    assert trainer.evaluate(test_data, load_best_model=False) == ours["test"] == dict(stock["test_result"])
+    assert ours["test"] != plain["test"]
+    rows = matrix(train_data._dataset) + matrix(valid_data._dataset)
+    found = full_sort_scores([1, 2], model, test_data)
+    expected = scores(model, rows)[1:3]
+    kept = torch.isfinite(found)
+    torch.testing.assert_close(found[kept], expected[kept].float(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_run_says_what_it_showed(tmp_path):

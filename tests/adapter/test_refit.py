@@ -27,10 +27,10 @@ JOBS = {
     "AAE": {"hidden": [8], "latent_dimension": 4, "d_hidden": [8], "train_batch_size": 16},
     "SequentialKNN": {},
     "GRU4Rec": {"embedding_size": 8, "hidden_size": 8, "num_layers": 1, "dropout_prob": 0.1, "train_neg_sample_args": None},
-    "SASRecBCE": {"hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_heads": 1},  # sampled negatives again
+    "PackedSASRec": {"loss": "bce", "hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_heads": 1},
     "DreamRec": {"hidden_size": 8, "steps": 5},
 }
-SEQUENTIAL = {"SequentialKNN", "GRU4Rec", "SASRecBCE", "DreamRec"}
+SEQUENTIAL = {"SequentialKNN", "GRU4Rec", "PackedSASRec", "DreamRec"}
 CLOSED = {"EASE", "Pop", "SequentialKNN"}
 
 
@@ -188,5 +188,5 @@ def test_a_refit_of_nothing_selected_is_refused(model, settings, message):
 def test_a_split_without_validation_is_refused(tmp_path):
     split = {"eval_args": {"split": {"LS": "test_only"}, "group_by": "user", "order": "TO", "mode": "full"}}
     settings = QUIET | two_circles(tmp_path, users=20) | split | {"refit": True}
-    with pytest.raises(SettingsError, match="refit = True: the split has no validation part"):
+    with pytest.raises(SettingsError, match="each part is needed"):
         run_recbole_diffusion("SequentialKNN", "circles", None, settings)

@@ -41,6 +41,8 @@ ON_ROWS = {
 }
 ON_HISTORIES = {
     "DreamRec": {"hidden_size": 8, "steps": 5},
+    # Stages: one epoch of pre-training, one of frozen embeddings.
+    "ADRec": TRANSFORMER | {"n_encoder_layers": 1, "steps": 4, "pretrain_epochs": 1, "frozen_epochs": 1},
     # Windows shorter than the sequences: the cuts of each epoch are drawn, as negatives are.
     "PackedSASRec": TRANSFORMER | {"loss": "bce", "MAX_ITEM_LIST_LENGTH": 3},
     "PackedGRU4Rec": {"embedding_size": 8, "hidden_size": 8, "MAX_ITEM_LIST_LENGTH": 3},

@@ -129,6 +129,21 @@ def test_batches_of_any_shape(rng):
         assert torch.equal(process.q_sample(x_0[i : i + 1], t[i : i + 1], eps[i : i + 1]), x_t[i : i + 1])
 
 
+def test_a_noise_level_of_its_own_at_each_position(rng):
+    """[B, L, d] with t [B, L] is B L rows with a t each."""
+    process = GaussianDiffusion(make_betas("cosine", 9))
+    x_0, eps = (torch.randn(3, 3, 4, generator=rng) for _ in range(2))  # B = L, which a wrong broadcast survives
+    t = torch.randint(9, (3, 3), generator=rng)
+    flat = x_0.flatten(0, 1), t.flatten(), eps.flatten(0, 1)
+    x_t = process.q_sample(x_0, t, eps)
+    assert torch.equal(x_t.flatten(0, 1), process.q_sample(*flat))
+    mean, var = process.posterior(x_0, x_t, t)
+    expected = process.posterior(flat[0], x_t.flatten(0, 1), flat[1])
+    assert torch.equal(mean.flatten(0, 1), expected[0]) and torch.equal(var.flatten(0, 1), expected[1])
+    v = process.v_from_x0_eps(x_0, t, eps)
+    torch.testing.assert_close(process.denoiser(lambda x, at: v, "v")(x_t, t), x_0, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("convert", [nn.Module.half, nn.Module.float, lambda m: m.to(torch.bfloat16)])
 def test_tables_keep_their_precision(convert):
     parent = nn.Module()

@@ -42,6 +42,15 @@ def test_linear_var_has_the_variances_of_diffrec(steps):
     torch.testing.assert_close(1 - abar(betas), variance, rtol=1e-9, atol=0)
 
 
+def test_trunc_linear_is_diffurec_s():
+    """.0131 to .635 at T = 32; signal left after one step .987, after all 9.9e-7 (the published settings)."""
+    betas = make_betas("trunc-linear", 32)
+    assert float(betas[0]) == pytest.approx(0.0131, abs=5e-5) and float(betas[-1]) == pytest.approx(0.635)
+    assert (betas.diff() - betas.diff()[0]).abs().max() < 1e-12
+    assert float(abar(betas)[0]) == pytest.approx(0.987, abs=5e-4) and float(abar(betas)[-1]) == pytest.approx(9.9e-7, rel=0.01)
+    assert float(make_betas("trunc-linear", 4)[-1]) == pytest.approx(0.001 * 250 + 0.01)  # .02 * 250 would be above 1
+
+
 def f_cosine(t, steps):
     return math.cos((t / steps + 0.008) / 1.008 * math.pi / 2) ** 2
 

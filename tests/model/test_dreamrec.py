@@ -41,6 +41,29 @@ class TestDreamRecEps(ModelContract):
     hit = 0.5
 
 
+@pytest.mark.parametrize("mean_type", ["x0", "eps"])
+def test_the_cross_entropy_is_that_of_the_estimated_embedding(mean_type, tmp_path):
+    """Target by target from abar and a softmax; it reaches the embeddings though the squared error does not move the target."""
+    model = Prepared("DreamRec", FAST | {"mean_type": mean_type, "uncond_prob": 0.0}, tmp_path / "a").model
+    other = Prepared("DreamRec", FAST | {"mean_type": mean_type, "uncond_prob": 0.0, "loss": "mse+ce"}, tmp_path / "b").model
+    other.load_state_dict(model.state_dict())
+    torch.manual_seed(0)
+    cond, eps, target, t = torch.randn(3, 32), torch.randn(3, 32), torch.tensor([3, 1, 24]), torch.tensor([0, 7, 19])
+    draws = cond, target, torch.zeros(3, 1, dtype=torch.bool), t, torch.ones(3), eps
+    abar = (1 - torch.linspace(1e-4, 0.3, 20).double()).cumprod(0).float()
+    expected = 0
+    for row in range(3):
+        a = abar[t[row]]
+        x_t = a.sqrt() * model.item_embedding.weight[target[row]] + (1 - a).sqrt() * eps[row]
+        output = model.network(x_t[None], cond[[row]], t[[row]])[0]
+        estimate = output if mean_type == "x0" else (x_t - (1 - a).sqrt() * output) / a.sqrt()
+        expected = expected - (estimate @ model.item_embedding.weight.T).log_softmax(0)[target[row]] / 3
+    loss = other.denoising_loss(*draws)
+    torch.testing.assert_close(loss - model.denoising_loss(*draws), expected, rtol=1e-4, atol=1e-4)
+    loss.backward()
+    assert other.item_embedding.weight.grad[24].norm() > 0
+
+
 @pytest.mark.parametrize("n_layers", [1, 2])
 def test_padding_does_not_reach_the_condition(n_layers):
     torch.manual_seed(0)

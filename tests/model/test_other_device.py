@@ -15,12 +15,15 @@ SMALL = {"dims_dnn": [8], "steps": 3, "n_cate": 2, "in_dims": [8, 4], "out_dims"
 SMALL |= {"g_hidden": [8], "d_hidden": [8], "hidden": [8], "latent_dimension": 4, "embedding_size": 8, "inner_size": 8}
 # Our dropout draws its numbers in another way on a CPU (FastDropout).
 SMALL |= dict.fromkeys(["dropout", "ae_dropout", "hidden_dropout_prob", "attn_dropout_prob", "dropout_prob"], 0.0)
+SMALL["embedding_dropout_prob"] = 0.0
 VARIANTS = {
     "StockLDiffRec": [{"n_cate": 1}],
     "DiffRec": [{}, {"sampler": "ancestral", "sampling_steps": 2, "sampling_noise": True}, {"noise_scale": 0.0}],
     "LDiffRec": [{}, {"sampler": "ancestral"}, {"mean_type": "eps"}],
     "DreamRec": [{}, {"train_positions": "last"}, {"denoiser": "mlp2"}, {"sampler": "ddim", "sampler_steps": 2},
                  {"n_samples": 2, "ranking": "centred"}],
+    "DiffuRec": [{}, {"train_positions": "all"}, {"sampler": "one_pass"}],
+    "PreferDiff": [{"sampler_steps": 2}, {"sampler_steps": 2, "sampler": "loop"}],
     "PackedSASRec": [{}, {"loss": "gbce"}, {"loss": "bce", "negatives_from": "unseen"}, {"train_positions": "last"}],
     "CFGAN": [{}, {"mode": "item"}],
 }  # fmt: skip

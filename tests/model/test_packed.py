@@ -111,7 +111,7 @@ def loss_given_draws(model, batch, seed=3):
 
 
 CASES = [(name, {"loss": loss}) for name in ("PackedSASRec", "PackedGRU4Rec") for loss in ("ce", "bce", "gbce")]
-CASES += [("DreamRec", {"encoder": encoder}) for encoder in ("transformer", "official")]
+CASES += [("DreamRec", {"encoder": encoder}) for encoder in ("transformer", "official")] + [("DreamRec", {"loss": "mse+ce"})]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 1e-5)])

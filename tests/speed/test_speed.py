@@ -1,9 +1,11 @@
 import json
+import time
 from pathlib import Path
 
 import pytest
 import scipy.sparse
 import torch
+from recbole.data.interaction import Interaction
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,7 +18,8 @@ from recbole_diffusion.diffusion.process import GaussianDiffusion
 from recbole_diffusion.diffusion.samplers import ancestral, time_grid
 from recbole_diffusion.diffusion.schedule import make_betas
 from recbole_diffusion.model.interaction_rows import InteractionRows
-from recbole_diffusion.speed import data, diffrec, dreamrec, floor, page, sizes
+from recbole_diffusion.model.sequential_recommender.causal import TARGETS
+from recbole_diffusion.speed import data, diffrec, dreamrec, floor, page, sequential, sizes
 from recbole_diffusion.speed.measure import Variant, compare, peak_mib
 from recbole_diffusion.speed.peers import algorithm_2, copy_weights
 
@@ -24,13 +27,17 @@ ROOT = Path(__file__).parents[2]
 SMALL = {
     "ml-1m": sizes.Size("DiffRec", 60, 50, 8.0, {"dims_dnn": [12, 4, 12], "steps": 6, "train_batch_size": 16}),
     "zhihu": sizes.Size("DreamRec", 60, 50, 6.0, {"hidden_size": 8, "inner_size": 8, "steps": 6, "history_length": 5}),
+    "ml-100k": sizes.Size(
+        "sequential models", 60, 50, 9.0, {"hidden_size": 8, "MAX_ITEM_LIST_LENGTH": 6, "train_batch_size": 64}, True
+    ),
 }
+OF = {"ml-1m": "diffrec", "zhihu": "dreamrec", "ml-100k": "sequential"}
 
 
 @pytest.fixture
 def small(monkeypatch):
     for name, size in SMALL.items():
-        monkeypatch.setitem(sizes.SIZES, name, size)
+        monkeypatch.setitem(sizes.SIZES[OF[name]], name, size)
 
 
 def task(folder, name, **more):
@@ -127,9 +134,34 @@ def test_the_floor_of_dreamrec_is_what_torch_counts(tmp_path):
     within_histories = flop([(n, d, model.settings.history_length)] * 2)
     encoder = counted(lambda: model.condition(batch)) - within_histories
     assert encoder == flop(floor.encoder(n, d, model.settings.inner_size))
+    shift = torch.zeros(model.settings.steps, d)
+    chain = counted(lambda: affine_chain(torch.zeros(d, d), shift, model.process))
+    # Torch does not count the half of the products that is done in place; one more is the root's of the covariance.
+    assert 2 * (chain - flop([(d, d, d)])) == flop(floor.composed_chain(d, model.settings.steps))
     assert counted(lambda: dreamrec.peer(model, cond)) == flop(floor.loop(n, d, model.settings.steps))
     model._closed_form(cond, noise)  # composes
     assert counted(lambda: model._closed_form(cond, noise)) == flop(floor.one_shot(n, d))
+
+
+@pytest.mark.parametrize("name", ["PackedSASRec", "PackedGRU4Rec", "DreamRec"])
+def test_the_floor_of_sequential_models_is_what_torch_counts(name, tmp_path):
+    loaded = data.load(name, task(tmp_path, "ml-100k").settings | {"train_positions": "all"}, "cpu")
+    model, (n, length) = loaded.model.eval(), (7, 6)
+    d, layers = model.settings.hidden_size, getattr(model.settings, "n_layers", 0)
+    windows = Interaction({
+        model.ITEM_SEQ: torch.randint(1, 60, (n, length)), model.ITEM_SEQ_LEN: torch.full((n,), length),
+        TARGETS: torch.randint(1, 60, (n, length)),
+    })  # fmt: skip
+    # Products within a history, which the floor leaves out: queries with keys, weights with values; of all layers but the last
+    # at all positions, of the last where it is read out.
+    at_all, at_last = flop([(n * length, d, length)] * 2), flop([(n, d, length)] * 2)
+    step = counted(lambda: model.calculate_loss(windows).backward())
+    assert step - 3 * layers * at_all == flop(sequential.training_step(loaded, windows))
+    with torch.no_grad():
+        model.full_sort_predict(windows)  # DreamRec composes its chain
+        scores = counted(lambda: model.full_sort_predict(windows))
+    within = (layers - 1) * at_all + at_last if layers else 0
+    assert scores - within == flop(sequential.scoring(loaded, windows))
 
 
 # --------------------------------------------------------------------------------------------------------- measuring
@@ -161,12 +193,59 @@ def test_variants_are_called_in_turns(capsys):
     assert len(rows[0]["times"]) == 2 and "turn 2 of 2" in capsys.readouterr().err
 
 
+def test_a_part_of_an_epoch_is_scaled_to_the_whole(tmp_path, monkeypatch):
+    loaded = data.load("SASRec", task(tmp_path, "ml-100k").settings | {"train_neg_sample_args": None}, "cpu")
+    batches = []
+
+    def loss(batch):
+        batches.append(len(batch))
+        return next(loaded.model.parameters()).sum()
+
+    monkeypatch.setattr(loaded.model, "calculate_loss", loss)
+    whole = sequential._epoch("SASRec", loaded, len(loaded.train), resumable=False)
+    assert whole.name == "SASRec" and whole.scale == 1
+    whole.call()
+    targets, n = sum(batches), len(batches)
+    assert targets == loaded.train.sample_size and n == len(loaded.train) > 2
+    batches.clear()
+    part = sequential._epoch("SASRec", loaded, 2, resumable=False)
+    assert part.name == f"SASRec, extrapolated from 2 of {n} batches a turn"
+    for _ in range(n):
+        part.call()
+    # It goes on from batch to batch through whole epochs, and its scale counts targets.
+    assert sum(batches) == 2 * targets and batches[:2] == [64, 64]
+    assert part.scale * 128 == pytest.approx(targets)
+
+
+def test_the_part_of_an_epoch_depends_on_its_time(tmp_path, monkeypatch):
+    loaded = data.load("PackedSASRec", task(tmp_path, "ml-100k").settings, "cpu")
+    assert sequential._batches_of_a_turn(loaded, resumable=True) == len(loaded.train) > 2
+    monkeypatch.setattr(sequential, "LONGEST_TURN_S", 0)
+    assert sequential._batches_of_a_turn(loaded, resumable=True) == 1
+
+
+def test_an_evaluation_is_of_the_first_histories(tmp_path):
+    loaded = data.load("SASRec", task(tmp_path, "ml-100k").settings | {"train_neg_sample_args": None}, "cpu")
+    part = data.first_histories(loaded, 7)
+    assert len(loaded.test.dataset) == 50 and part.sample_size == 7
+    (whole, *_), (rows, *_) = next(iter(loaded.test)), next(iter(part))
+    assert torch.equal(rows["item_id_list"], whole["item_id_list"][:7])
+    assert 0 <= data.evaluation(loaded, part)()["recall@10"] <= 1
+
+
+def test_a_scaled_time_is_a_multiple_of_the_call_s():
+    plain, scaled = (Variant("sleeps", lambda: time.sleep(0.01), scale=scale) for scale in (1.0, 50.0))
+    assert 0.01 <= plain.seconds("cpu") and 0.5 <= scaled.seconds("cpu")
+
+
 def test_generated_data_are_long_tailed_and_seeded():
     table = data.interactions(2000, 1000, 20.0)
     assert table.equals(data.interactions(2000, 1000, 20.0)) and not table.equals(data.interactions(2000, 1000, 20.0, seed=1))
     assert not table.duplicated(["user_id:token", "item_id:token"]).any()
     lengths = table["user_id:token"].value_counts()
     assert len(lengths) == 1000 and 15 < lengths.mean() < 21 and lengths.max() > 5 * lengths.median()
+    whole = data.interactions(2000, 1000, 20.0, repetitions=True)
+    assert whole["user_id:token"].value_counts().mean() == pytest.approx(20, rel=0.1) and len(whole) > len(table)
     popularity = table["item_id:token"].value_counts()
     assert popularity.head(100).sum() > 0.4 * len(table)
 
@@ -185,6 +264,7 @@ def test_every_item_is_known_however_few_users(tmp_path):
     [
         ("diffrec", {"training epoch": 3, "scoring": 5}),
         ("dreamrec", {"training epoch": 2, "generation": 5, "scoring": 4}),
+        ("sequential", {"training epoch": 9, "evaluation": 8}),
     ],
 )
 def test_the_command_prints_the_table_and_writes_the_record(model, rows, small, tmp_path, capsys):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from recbole_diffusion.diffusion.denoisers import ACTIVATIONS, ConditionedDenoiser
 from recbole_diffusion.diffusion.exact import AffineChain, affine_chain
@@ -36,6 +37,7 @@ class DreamRecSettings(CausalSettings):
     beta_start: float = setting(gt=0, lt=1)
     beta_end: float = setting(gt=0, lt=1)
     mean_type: str = setting(choices=("x0", "eps"))
+    loss: str = setting(choices=("mse", "mse+ce"))
     uncond_prob: float = setting(ge=0, le=1)
     target_gradient: bool = setting()
     guidance_scale: float = setting(ge=0)
@@ -83,6 +85,8 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
     By default the loss moves the network and the encoder, through which item embeddings are learnt too, but not the target
     e_0: Algorithm 1 takes the gradient of the network's parameters. The official code lets it move e_0 as well
     (``target_gradient = True``), and then shrinking all embeddings to a point is the easiest way to a small loss.
+    ``loss = mse+ce``, not in the paper either, adds the cross-entropy of the estimated embedding's products with all items, the
+    term that keeps later models from collapsing; it moves the embeddings whatever ``target_gradient`` says.
 
     Departures from the official code: that default; evaluation without dropout and over every row; the padding item is
     not ranked; any width and batch size. With the linear denoiser ``mlp1``, generation is drawn in one
@@ -173,6 +177,9 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
         x_t = self.process.q_sample(x_0, t, eps)
         output = self.network(x_t, cond, t)
         losses = training_loss(self.process, self.settings.mean_type, output, x_0, eps, x_t, t, reweight=False)
+        if self.settings.loss == "mse+ce":
+            estimate = output if self.settings.mean_type == "x0" else self.process.x0_from_eps(x_t, t, output)
+            losses = losses + cross_entropy(estimate @ self.item_embedding.weight.T, target, reduction="none")
         return (losses / weight).mean()
 
     def elbo_batch(self, interaction: Any) -> tuple[Denoiser, torch.Tensor]:
@@ -185,7 +192,7 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
 
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
         """Scores ``[B, n_items]``; the padding item's is -inf."""
-        query = self._query(interaction)
+        query = self.query(interaction)
         scores = aligned_rows(len(query), self.n_items, query.device)
         torch.mm(query, self.item_embedding.weight.detach().T, out=scores)
         scores[:, 0] = -torch.inf
@@ -194,7 +201,7 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
     @torch.no_grad()
     def topk(self, interaction: Any, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores and ids ``[B, k]`` of the best items, best first, without a ``[B, n_items]`` tensor."""
-        scores, rows = chunked_topk(self._query(interaction), self.item_embedding.weight[1:], k)
+        scores, rows = chunked_topk(self.query(interaction), self.item_embedding.weight[1:], k)
         return scores, rows + 1  # item 0 is padding
 
     def predict(self, interaction: Any) -> torch.Tensor:
@@ -202,7 +209,7 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
         keys, inverse = torch.unique(self._keys(interaction), return_inverse=True)
         position = torch.arange(len(inverse), device=inverse.device)
         first = position.new_full(keys.shape, len(inverse)).scatter_reduce(0, inverse, position, "amin")
-        query = self._query(interaction[first.cpu()])[inverse]
+        query = self.query(interaction[first.cpu()])[inverse]
         return (query * self.item_embedding(interaction[self.ITEM_ID])).sum(1)
 
     def _keys(self, interaction: Any) -> torch.Tensor:
@@ -211,7 +218,7 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
         return (history * self.hash_multipliers[: history.shape[1]]).sum(1)
 
     @torch.no_grad()
-    def _query(self, interaction: Any) -> torch.Tensor:
+    def query(self, interaction: Any) -> torch.Tensor:
         """What every item's embedding is multiplied with ``[B, d]``.
 
         Centred, an item scores (x - m) . (e - m), m the mean embedding; (x - m) . m is the same for all items and left out.
@@ -231,11 +238,11 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
         noise = keyed_noise(self._keys(interaction), self.noise_seed)
         sampler = self._closed_form if self._has_closed_form() else self._step_by_step
         draws_of_one = self.settings.steps + 1
-        samples = [
-            sampler(cond, lambda x, draw, first=sample * draws_of_one: noise(x, first + draw))
-            for sample in range(1 if self.settings.sampler == "mean" else self.settings.n_samples)
-        ]
-        return torch.stack(samples).mean(0) if len(samples) > 1 else samples[0]
+        # One tensor from the start: a number of draws that cannot fit is known before the first of them.
+        samples = cond.new_empty((1 if self.settings.sampler == "mean" else self.settings.n_samples, *cond.shape))
+        for sample in range(len(samples)):
+            samples[sample] = sampler(cond, lambda x, draw, first=sample * draws_of_one: noise(x, first + draw))
+        return samples.mean(0) if len(samples) > 1 else samples[0]
 
     def _has_closed_form(self) -> bool:
         return self.settings.sampler in ("exact", "mean") and self.network.is_affine

@@ -29,7 +29,35 @@ class NextItemSettings(CausalSettings):
     gbce_t: float = setting(ge=0, le=1)
 
 
-class NextItemRecommender(CausalRecommender):
+class EmbeddingScorer(CausalRecommender):
+    """Scores an item by its embedding's inner product with one vector for each history, its query."""
+
+    item_embedding: nn.Embedding
+
+    def query(self, interaction: Any) -> torch.Tensor:
+        """What every item's embedding is multiplied with ``[B, d]``: the encoded history."""
+        return self.condition(interaction)
+
+    def full_sort_predict(self, interaction: Any) -> torch.Tensor:
+        """Scores ``[B, n_items]``; the padding item's is -inf."""
+        query = self.query(interaction)
+        scores = aligned_rows(len(query), self.n_items, query.device)
+        torch.mm(query.detach(), self.item_embedding.weight.detach().T, out=scores)
+        scores[:, 0] = -torch.inf
+        return scores
+
+    @torch.no_grad()
+    def topk(self, interaction: Any, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores and ids ``[B, k]`` of the best items, best first, without a ``[B, n_items]`` tensor."""
+        scores, rows = chunked_topk(self.query(interaction), self.item_embedding.weight[1:], k)
+        return scores, rows + 1  # item 0 is padding
+
+    def predict(self, interaction: Any) -> torch.Tensor:
+        """Scores of history-item pairs ``[B]``."""
+        return (self.query(interaction) * self.item_embedding(interaction[self.ITEM_ID])).sum(1)
+
+
+class NextItemRecommender(EmbeddingScorer):
     """Scores an item by its embedding's inner product with the encoded history.
 
     Losses, averaged over targets; s is the target's score, s_1 .. s_k those of k sampled negatives, n the number of items:
@@ -44,8 +72,6 @@ class NextItemRecommender(CausalRecommender):
     does for sequential models, ``unseen`` over the items that the user has no training interaction with, as SASRec's paper
     does. The latter never lowers the score of what a user has had, so it is for evaluation that masks those items.
     """
-
-    item_embedding: nn.Embedding
 
     def _prepare_loss(self, settings: NextItemSettings, dataset: Any) -> None:
         """Call in ``__init__``, after the settings are read."""
@@ -82,24 +108,6 @@ class NextItemRecommender(CausalRecommender):
         else:
             scores = (self.item_embedding(items) @ state[:, :, None]).squeeze(2)
         return (self.beta * softplus(-scores[:, 0]) + softplus(scores[:, 1:]).sum(1)).mean() / (self.n_negatives + 1)
-
-    def full_sort_predict(self, interaction: Any) -> torch.Tensor:
-        """Scores ``[B, n_items]``; the padding item's is -inf."""
-        query = self.condition(interaction)
-        scores = aligned_rows(len(query), self.n_items, query.device)
-        torch.mm(query.detach(), self.item_embedding.weight.detach().T, out=scores)
-        scores[:, 0] = -torch.inf
-        return scores
-
-    @torch.no_grad()
-    def topk(self, interaction: Any, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores and ids ``[B, k]`` of the best items, best first, without a ``[B, n_items]`` tensor."""
-        scores, rows = chunked_topk(self.condition(interaction), self.item_embedding.weight[1:], k)
-        return scores, rows + 1  # item 0 is padding
-
-    def predict(self, interaction: Any) -> torch.Tensor:
-        """Scores of history-item pairs ``[B]``."""
-        return (self.condition(interaction) * self.item_embedding(interaction[self.ITEM_ID])).sum(1)
 
 
 class UnseenItems(nn.Module):

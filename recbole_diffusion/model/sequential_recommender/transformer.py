@@ -101,9 +101,9 @@ class Layer(nn.Module):
         self.feed_forward = nn.Sequential(nn.Linear(dim, inner_dim), activation_layer(act), nn.Linear(inner_dim, dim))
         self.dropout = FastDropout(hidden_dropout)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``[B, L, dim]`` -> ``[B, L, dim]``."""
-        return self._after_attention(x, self.attention(self.norm_1(x) if self.norm_first else x))
+    def forward(self, x: torch.Tensor, hidden: torch.Tensor | None = None) -> torch.Tensor:
+        """``[B, L, dim]`` -> ``[B, L, dim]``: causal, or to all positions but the ``hidden [B, L]``."""
+        return self._after_attention(x, self.attention(self.norm_1(x) if self.norm_first else x, hidden))
 
     def at(self, query: torch.Tensor, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """The layer at some positions: ``query [B, Q, dim]`` out of ``x [B, L, dim]``, of which ``hidden [B, L]`` is unseen."""
@@ -120,7 +120,7 @@ class Layer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention (Vaswani et al. 2017, section 3.2), causal or for a few queries.
+    """Multi-head attention (Vaswani et al. 2017, section 3.2), causal, bidirectional or for a few queries.
 
     Keys and values have no biases: those of keys cancel in the softmax, those of values are the output's.
     """
@@ -132,14 +132,17 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(dim, 2 * dim, bias=False)
         self.dropout = FastDropout(dropout)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Attention from each position of ``x [B, L, d]`` to those up to it -> ``[B, L, d]``."""
+    def forward(self, x: torch.Tensor, hidden: torch.Tensor | None = None) -> torch.Tensor:
+        """Attention from each position of ``x [B, L, d]`` to those up to it, or to all but the ``hidden [B, L]``."""
         b, n, d = x.shape
         # On a CPU this and the dropout that draws bits are faster than torch's fused attention with its own.
         q = self.query(x).view(b, n, self.n_heads, -1).transpose(1, 2) * (d // self.n_heads) ** -0.5
         k, v = self.key_value(x).view(b, n, 2, self.n_heads, -1).permute(2, 0, 3, 1, 4)
-        later = torch.full((n, n), -torch.inf, dtype=x.dtype, device=x.device).triu(1)
-        attended = self.dropout((q @ k.transpose(2, 3) + later).softmax(-1)) @ v
+        if hidden is None:
+            mask = torch.full((n, n), -torch.inf, dtype=x.dtype, device=x.device).triu(1)
+        else:
+            mask = torch.zeros_like(hidden, dtype=x.dtype).masked_fill_(hidden, -torch.inf)[:, None, None]
+        attended = self.dropout((q @ k.transpose(2, 3) + mask).softmax(-1)) @ v
         return self.output(attended.transpose(1, 2).reshape(b, n, d))
 
     def at(self, query: torch.Tensor, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:

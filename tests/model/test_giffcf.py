@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+import torch
+from contract import ModelContract, Prepared
+from recbole.model.general_recommender import EASE
+
+from recbole_diffusion.model.interaction_rows import InteractionRows
+from recbole_diffusion.settings import SettingsError
+
+FAST = {"embedding_size": 16, "train_batch_size": 8, "epochs": 100, "learning_rate": 0.02, "eval_step": 10,
+        "stopping_step": 20}  # fmt: skip
+
+
+class TestGiffCF(ModelContract):
+    name = "GiffCF"
+    settings = FAST
+    variants = [{}, {"sampling_steps": 1}, {"decay": 1.0}, {"smoothing_strength": 0.5}]
+
+
+class TestGiffCFOfEASE(ModelContract):
+    name = "GiffCF"
+    settings = FAST | {"filter": "ease", "reg_weight": 1.0, "time-aware": True}
+
+
+class TestGiffCFWithoutLatent(ModelContract):
+    name = "GiffCF"
+    # Another seed: the mixers of the default one rank the checkerboard by its smoothed row before any training.
+    settings = FAST | {"latent": False, "seed": 7}
+    variants = [{}, {"sampling_steps": 1}]
+
+
+def rows_of(run):
+    dataset = run.train._dataset
+    X = np.zeros((dataset.user_num - 1, dataset.item_num - 1))
+    X[dataset.inter_feat["user_id"].numpy() - 1, dataset.inter_feat["item_id"].numpy() - 1] = 1
+    return X
+
+
+def adjacency(X):
+    by_user, by_item = np.diag(X.sum(1) ** -0.5), np.diag(X.sum(0) ** -0.5)
+    A = by_item @ X.T @ by_user @ X @ by_item
+    return A / np.linalg.eigvalsh(A)[-1]
+
+
+def test_the_adjacency_is_the_paper_s(tmp_path):
+    run = Prepared("GiffCF", FAST, tmp_path)
+    X = rows_of(run)
+    smoothed = run.model.filter(torch.from_numpy(X).float())
+    torch.testing.assert_close(smoothed, torch.from_numpy(X @ adjacency(X)).float(), rtol=1e-4, atol=1e-6)
+
+
+def test_the_ideal_filter_passes_the_top_eigenvectors(tmp_path):
+    # Of the checkerboard's two blocks the top eigenvalues are a pair, the third lies apart.
+    run = Prepared("GiffCF", FAST | {"ideal_weight": 0.3, "ideal_cutoff": 2}, tmp_path)
+    X = rows_of(run)
+    A = adjacency(X)
+    V = np.linalg.eigh(A)[1][:, -2:]
+    expected = torch.from_numpy(X @ (A + 0.3 * V @ V.T) / 1.3).float()
+    rows = run.model.rows.sparse(torch.arange(1, run.model.n_users))
+    for smoothed in (run.model.filter(torch.from_numpy(X).float()), run.model.filter.of_sparse(rows)):
+        torch.testing.assert_close(smoothed, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_ease_filter_is_ease(tmp_path):
+    run = Prepared("GiffCF", FAST | {"filter": "ease", "reg_weight": 2.0}, tmp_path)
+    users = torch.arange(1, run.model.n_users)
+    expected = EASE(run.config, run.train._dataset).full_sort_predict({"user_id": users}).view(len(users), -1)[:, 1:]
+    torch.testing.assert_close(run.model.filter(run.model.rows.dense(users)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_scores_are_the_paper_s_loop(tmp_path):
+    """Algorithm 2, with the denoiser written out entry by entry in float64."""
+    run = Prepared("GiffCF", FAST | {"embedding_size": 4}, tmp_path)
+    model, X = run.model.eval(), rows_of(run)
+    A, n = adjacency(X), X.shape[1]
+    weights = {name: value.detach().double().numpy() for name, value in model.network.named_parameters()}
+    swish = lambda v: v / (1 + np.exp(-v))  # noqa: E731
+
+    def dense(name, v):
+        return v @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def tau(name, t):
+        angle = t * 1e4 ** (-np.arange(10) / 10)
+        return dense(f"{name}.2", swish(dense(f"{name}.0", np.concatenate([np.cos(angle), np.sin(angle)]))))[0]
+
+    def mix(name, *inputs):
+        stacked = np.stack(np.broadcast_arrays(*inputs), -1)
+        return dense(f"{name}.output", swish(dense(f"{name}.hidden", stacked)))[..., 0]
+
+    def D(z, c, Ac, t):
+        W = weights["table"]
+        share = c / np.maximum(np.abs(c).sum(1, keepdims=True), 1)
+        middle = mix("embedding_mixer", z / n @ W, share @ W, tau("embedding_time", t))
+        return mix("item_mixer", middle @ W.T, c, Ac, tau("item_time", t))
+
+    F = lambda x, t: x + 1.5 * t / 3 * (x @ A - x)  # noqa: E731
+    z = F(X, 3)
+    for t in (3, 2, 1):
+        estimate = D(z, X, X @ A, t)
+        z = F(estimate, t - 1) + 0.5 * (z - F(estimate, t))
+    scores = model.full_sort_predict({"user_id": torch.arange(1, model.n_users)})
+    torch.testing.assert_close(scores[:, 1:], torch.from_numpy(z).float(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_sparse_filter_is_the_dense_one(tmp_path, monkeypatch):
+    dense = Prepared("GiffCF", FAST, tmp_path / "dense").model
+    monkeypatch.setattr("recbole_diffusion.model.item_filter.DENSE_ITEMS", 10)
+    sparse = Prepared("GiffCF", FAST, tmp_path / "sparse").model
+    assert not hasattr(sparse.filter, "matrix")
+    users = torch.arange(1, dense.n_users)
+    x, expected = dense.rows.sparse(users), dense.filter(dense.rows.dense(users))
+    for smoothed in (dense.filter.of_sparse(x), sparse.filter.of_sparse(x), sparse.filter(dense.rows.dense(users))):
+        torch.testing.assert_close(smoothed, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_time_weights_are_t_ease_s(tmp_path):
+    run = Prepared("GiffCF", FAST | {"time-aware": True, "w_min": 0.2, "w_max": 0.8}, tmp_path)
+    expected = InteractionRows.from_dataset(run.train._dataset, (0.2, 0.8))
+    assert torch.equal(run.model.rows.val, expected.val) and len(expected.val.unique()) > 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [({"sampling_steps": 4}, r"sampling_steps = 4: must be <= steps = 3"), ({"w_min": 2.0}, r"w_min = 2.0: must be <= w_max")],
+)
+def test_settings_that_do_not_fit_are_refused(settings, named, tmp_path):
+    with pytest.raises(SettingsError, match=named):
+        Prepared("GiffCF", FAST | settings, tmp_path)
