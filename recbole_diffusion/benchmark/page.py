@@ -117,7 +117,8 @@ def _settings(rows: list[Row], records: dict[str, list[Record]]) -> list[str]:
     lines = []
     for row in rows:
         keys = [*row.settings, *row.tune]
-        used = [f"{key} = {records[row.name][0]['settings'][key]}" for key in keys]
+        # A record that is older than a setting does not have it; then it is the row that says what was done.
+        used = [f"{key} = {records[row.name][0]['settings'].get(key, row.settings.get(key))}" for key in keys]
         lines.append(f"- {row.name}: {row.model}, {'; '.join(used) if used else 'the defaults'}")
     return lines
 
