@@ -58,7 +58,9 @@ def peer(model: Any, cond: torch.Tensor) -> torch.Tensor:
 def _training(task: Task, ours: Loaded) -> list[dict[str, Any]]:
     batches = [int(batch[TARGETS].count_nonzero()) if TARGETS in batch else len(batch) for batch in ours.train]  # targets
     s = ours.model.settings
-    products = [product for size in batches for product in floor.dreamrec_step(size, s.hidden_size, s.inner_size)]
+    products = []
+    for size in batches:
+        products += floor.dreamrec_step(floor.encoder(size, s.hidden_size, s.inner_size), size, s.hidden_size, s.steps)
     variants = [
         Variant("DreamRec", epoch(ours, resumable=True), floor.work(products)),
         floor.bare("its matrix products alone", products, task.device),

@@ -92,10 +92,18 @@ def composed_chain(dim: int, steps: int) -> list[Product]:
     return [(dim, dim, dim)] * 2 * steps
 
 
+def denoiser(batch: int, dim: int, steps: int) -> list[Product]:
+    """The layer over [x, c, tau], x and c row by row, tau and its two layers once per row or once per step, whichever is less.
+
+    The first two products are those whose input is data.
+    """
+    times = min(batch, steps)
+    return [(times, dim, 2 * dim), (batch, dim, dim), (times, 2 * dim, dim), (times, dim, dim), (batch, dim, dim)]
+
+
 def loop(batch: int, dim: int, steps: int) -> list[Product]:
-    """T steps of two calls: the time's two layers, then the layer over [x, c, tau]."""
-    call = [(batch, dim, 2 * dim), (batch, 2 * dim, dim), (batch, 3 * dim, dim)]
-    return call * 2 * steps
+    """T steps of two calls of the denoiser."""
+    return denoiser(batch, dim, steps) * 2 * steps
 
 
 def encoder(batch: int, dim: int, inner: int) -> list[Product]:
@@ -104,10 +112,10 @@ def encoder(batch: int, dim: int, inner: int) -> list[Product]:
     return [(batch, dim, dim)] * 4 + [(batch, dim, inner), (batch, inner, dim)]
 
 
-def dreamrec_step(batch: int, dim: int, inner: int) -> list[Product]:
-    """Encoder and network, forward and backward."""
-    time, *others = loop(batch, dim, 1)[:3]
-    return with_gradients(encoder(batch, dim, inner) + others, data=[time])
+def dreamrec_step(encoded: Sequence[Product], targets: int, dim: int, steps: int) -> list[Product]:
+    """Encoder (its products) and network, forward and backward."""
+    time, x, *others = denoiser(targets, dim, steps)
+    return with_gradients([*encoded, *others], data=[time, x])
 
 
 # ------------------------------------------------------------------------------------------------ sequential models

@@ -149,8 +149,7 @@ def training_step(loaded: Loaded, batch: Any) -> list[Product]:
         first, *others = encoded  # the state before the first item is fixed
         return floor.with_gradients([*others, *_scores(loaded, targets)], data=[first])
     if isinstance(loaded.model, DreamRec):
-        time, *others = floor.loop(targets, s.hidden_size, 1)[:3]
-        return floor.with_gradients(encoded + others, data=[time])
+        return floor.dreamrec_step(encoded, targets, s.hidden_size, s.steps)
     return floor.with_gradients(encoded + _scores(loaded, targets))
 
 

