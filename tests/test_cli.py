@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recbole_diffusion.cli import main
+from recbole_diffusion.cli import _parser, main
 from recbole_diffusion.commands.run import parse_settings
 from recbole_diffusion.settings import SettingsError
 from toy import checkerboard, two_circles
@@ -191,8 +191,13 @@ def test_the_start_is_short_and_the_end_names_the_files(tmp_path):
     assert "40 users, 40 items, 720 / 40 / 40 rows" in brief
     files = f"checkpoint: {record['checkpoint']}\nrecord:     run 1.json\nlog:        {record['log']}\n"
     assert done.stdout.count(files) == 2 and (tmp_path / record["checkpoint"]).is_file()
-    following = done.stdout.splitlines()[-1].removeprefix("next:")
-    assert shlex.split(following) == ["recbole-diffusion", "plot", "training", "run 1.json"]
+    following = [shlex.split(line.removeprefix("next:")) for line in done.stdout.splitlines()[-2:]]
+    assert following == [
+        ["recbole-diffusion", "recommend", record["checkpoint"]],
+        ["recbole-diffusion", "plot", "training", "run 1.json"],
+    ]
+    for _, *arguments in following:
+        _parser().parse_args(arguments)
 
 
 @pytest.mark.parametrize(("typed", "offered"), [("re", {"reverse"}), ("saved/x.pth --us", {"--user"})])

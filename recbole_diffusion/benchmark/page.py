@@ -117,7 +117,8 @@ def _settings(rows: list[Row], records: dict[str, list[Record]]) -> list[str]:
     lines = []
     for row in rows:
         keys = [*row.settings, *row.tune]
-        used = [f"{key} = {records[row.name][0]['settings'][key]}" for key in keys]
+        kept = records[row.name][0]["settings"]
+        used = [f"{key} = {kept[key]}" for key in keys if key in kept]  # a record may be older than a setting
         lines.append(f"- {row.name}: {row.model}, {'; '.join(used) if used else 'the defaults'}")
     return lines
 

@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--keep-seen", action="store_true", help="also recommend what the user has had")
     inputs = "train: only the training part is what a user has had (default: all parts)"
     parser.add_argument("--input", choices=("all", "train"), default="all", help=inputs)
-    near = "search DreamRec's items with faiss, and print the recall against exact search (needs faiss-cpu)"
+    near = "search item embeddings (DreamRec ...) with faiss, and print the recall against exact search (needs faiss-cpu)"
     parser.add_argument("--approximate", action="store_true", help=near)
     parser.add_argument("--trust-pickle", action="store_true", help="also read RecBole's pickles, which can run any code")
     parser.set_defaults(run=_run)

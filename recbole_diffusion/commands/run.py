@@ -95,11 +95,12 @@ def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> 
 
 
 def _what_is_where(record: dict[str, Any], record_file: str | None) -> str:
-    """The files of a run, one a line, and the command that may come next."""
-    lines = {"checkpoint": record["checkpoint"], "record": record_file, "log": record["log"]}
+    """The files of a run, one a line, and the commands that may come next."""
+    lines = [("checkpoint:", record["checkpoint"]), ("record:", record_file), ("log:", record["log"])]
+    lines.append(("next:", shlex.join(["recbole-diffusion", "recommend", record["checkpoint"]])))
     if record_file is not None:
-        lines["next"] = shlex.join(["recbole-diffusion", "plot", "training", record_file])
-    return "\n".join(f"{name + ':':<12}{value}" for name, value in lines.items() if value is not None)
+        lines.append(("", shlex.join(["recbole-diffusion", "plot", "training", record_file])))
+    return "\n".join(f"{name:<12}{value}" for name, value in lines if value is not None)
 
 
 def files_in(argument: str) -> list[str]:

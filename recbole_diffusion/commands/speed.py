@@ -34,8 +34,8 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "speed",
         help="time our samplers and training against plain loops and RecBole's own",
-        description="Times scoring and a training epoch on generated data of a published data set's size: of DreamRec, of "
-        "DiffRec, or of SASRec, GRU4Rec and DreamRec trained at all positions of a sequence (sequential).",
+        description="Times scoring and a training epoch on generated data of a published data set's size:\n"
+        "of DreamRec, of DiffRec, or of SASRec, GRU4Rec and DreamRec trained at all positions of a sequence (sequential).",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -1,4 +1,4 @@
-"""Approximate search for the items nearest to the one that DreamRec generates."""
+"""Approximate search for the items with the largest inner product with a generated item or an encoded history."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from recbole_diffusion.model.sequential_recommender.dreamrec import DreamRec
+from recbole_diffusion.model.sequential_recommender.next_item import EmbeddingScorer
 from recbole_diffusion.settings import SettingsError
 
 _NEIGHBOURS = 32  # links of an item in the graph
@@ -17,15 +18,15 @@ class ApproximateSearch:
     """The best items by inner product from a graph of items (Malkov and Yashunin's HNSW, in faiss), not from all of them.
 
     Args:
-        model: a trained DreamRec.
+        model: a trained DreamRec, or another model that scores items by their embeddings' product with its ``query``.
 
     Raises:
         SettingsError: another model, or faiss is not installed.
     """
 
     def __init__(self, model: Any) -> None:
-        if not isinstance(model, DreamRec):
-            raise SettingsError(f"--approximate: {type(model).__name__} generates no item to search for; DreamRec does")
+        if not isinstance(model, DreamRec | EmbeddingScorer):
+            raise SettingsError(f"--approximate: {type(model).__name__} has no item embeddings to search; DreamRec has")
         try:
             import faiss
         except ImportError as error:

@@ -68,7 +68,8 @@ def recommend(
         keep_seen: also recommend what the user or the history has had.
         input: ``train`` takes the training part for all that a user has had.
         names: add the items' names, where the data set has them.
-        approximate: search DreamRec's items with faiss; prints the recall against exact search on standard error.
+        approximate: search item embeddings (DreamRec's, or our other sequential models') with faiss; prints the recall against
+            exact search on standard error.
         trust_pickle: also read RecBole's own checkpoints, which **can run any code**.
         show_progress: draw a progress bar on standard error.
 

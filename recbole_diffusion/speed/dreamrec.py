@@ -11,6 +11,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_diffusion.diffusion.exact import AffineChain, affine_chain
 from recbole_diffusion.diffusion.noise import keyed_noise, stream_noise
+from recbole_diffusion.model.sequential_recommender.causal import TARGETS
 from recbole_diffusion.speed import floor
 from recbole_diffusion.speed.data import Loaded, epoch, load
 from recbole_diffusion.speed.measure import Variant, compare, progress
@@ -55,7 +56,7 @@ def peer(model: Any, cond: torch.Tensor) -> torch.Tensor:
 
 
 def _training(task: Task, ours: Loaded) -> list[dict[str, Any]]:
-    batches = [len(batch) for batch in ours.train]
+    batches = [int(batch[TARGETS].count_nonzero()) if TARGETS in batch else len(batch) for batch in ours.train]  # targets
     s = ours.model.settings
     products = [product for size in batches for product in floor.dreamrec_step(size, s.hidden_size, s.inner_size)]
     variants = [

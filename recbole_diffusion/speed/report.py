@@ -81,9 +81,13 @@ def _cells(row: dict[str, Any]) -> list[str]:
     s = row["seconds"]
     work = ["", "", ""]
     if row["flop"] is not None:
-        work = [f"{row['flop'] / 1e9:,.3g}", f"{row['flop'] / 1e9 / s:,.0f}", f"{row['bytes'] / 2**30 / s:,.1f}"]
+        work = [_three_digits(row["flop"] / 1e9), f"{row['flop'] / 1e9 / s:,.0f}", f"{row['bytes'] / 2**30 / s:,.1f}"]
     peak = "" if row["peak_mib"] is None else f"{row['peak_mib']:,.1f}"
-    return [row["part"], f"{row['batch']:,}", row["variant"], f"{s:.3g}", _ratio(row["ratio"]), *work, peak]
+    return [row["part"], f"{row['batch']:,}", row["variant"], _three_digits(s), _ratio(row["ratio"]), *work, peak]
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _ratio(ratio: float) -> str:

@@ -171,6 +171,9 @@ def test_page_by_hand(tmp_path):
     with_gini["test"]["gini@10"] = 0.9
     assert "| 0.1000 | 0.9000 |" in make_page(read_spec(str(file)), [with_gini])
     assert "Evaluation: seen items masked, not refitted, sees the training items." in page
+    younger = rows[0] | {"settings": {"of_today": 1, "reg_weight": 3.0}}  # the record is older than one of the settings
+    file.write_text(yaml.safe_dump({"title": "T", "metrics": metrics, "rows": [younger]}))
+    assert "- A: EASE, reg_weight = 3.0\n" in make_page(read_spec(str(file)), [record("A", 1, 0.1, 0.1)])
     assert "ours, changed tree" in make_page(read_spec(str(file)), [record("A", 1, 0.1, 0.1, dirty=True)])
 
 

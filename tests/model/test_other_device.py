@@ -20,7 +20,7 @@ VARIANTS = {
     "StockLDiffRec": [{"n_cate": 1}],
     "DiffRec": [{}, {"sampler": "ancestral", "sampling_steps": 2, "sampling_noise": True}, {"noise_scale": 0.0}],
     "LDiffRec": [{}, {"sampler": "ancestral"}, {"mean_type": "eps"}],
-    "DreamRec": [{}, {"train_positions": "all"}, {"denoiser": "mlp2"}, {"sampler": "ddim", "sampler_steps": 2},
+    "DreamRec": [{}, {"train_positions": "last"}, {"denoiser": "mlp2"}, {"sampler": "ddim", "sampler_steps": 2},
                  {"n_samples": 2, "ranking": "centred"}],
     "DiffuRec": [{}, {"train_positions": "all"}, {"sampler": "one_pass"}],
     "PreferDiff": [{"sampler_steps": 2}, {"sampler_steps": 2, "sampler": "loop"}],

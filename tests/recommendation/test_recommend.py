@@ -46,11 +46,12 @@ MODELS = {
     "CFGAN": {"mode": "item", "g_hidden": [8], "d_hidden": [4]},
     "DreamRec": {"beta_end": 0.5},
     "PackedSASRec": {},
+    "PreferDiff": {},
     "SequentialKNN": {},
     "SASRec": NO_NEGATIVES,
     "FPMC": {},  # has a vector for each user
 }
-SEQUENTIAL = {"DreamRec", "PackedSASRec", "SequentialKNN", "SASRec", "FPMC"}
+SEQUENTIAL = {"DreamRec", "PackedSASRec", "PreferDiff", "SequentialKNN", "SASRec", "FPMC"}
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,8 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize(
-    "name", ["DiffRec", "TDiffRec", "EASE", "BPR", "FM", "DreamRec", "PackedSASRec", "SequentialKNN", "SASRec", "FPMC"]
+    "name",
+    ["DiffRec", "TDiffRec", "EASE", "BPR", "FM", "DreamRec", "PackedSASRec", "PreferDiff", "SequentialKNN", "SASRec", "FPMC"],
 )
 def test_lists_are_the_best_of_the_model_s_own_scores(name, trained):
     file = trained(name)
@@ -307,7 +309,7 @@ def test_a_file_appears_whole_or_not_at_all(suffix, tmp_path):
         ("DreamRec", ["--out", "lists.txt"], "--out lists.txt: must end in one of .csv, .parquet, .jsonl"),
         ("DreamRec", ["--out", "lists.parquet"], "Parquet files need the package pyarrow"),
         ("DreamRec", ["--approximate"], "--approximate needs the package faiss-cpu"),
-        ("SASRec", ["--approximate"], "--approximate: SASRec generates no item to search for"),
+        ("SASRec", ["--approximate"], "--approximate: SASRec has no item embeddings to search"),
         ("DreamRec", ["--users-file", "missing.txt"], "file 'missing.txt': No such file"),
     ],
 )
@@ -321,10 +323,11 @@ def test_what_cannot_be_served_is_one_line(name, arguments, says, trained, capsy
         recommend(trained(name), input="both")
 
 
-def test_approximate_search_says_its_recall(trained, capsys):
+@pytest.mark.parametrize("name", ["DreamRec", "PackedSASRec"])
+def test_approximate_search_says_its_recall(name, trained, capsys):
     pytest.importorskip("faiss")
-    exact = recommend(trained("DreamRec"), k=5)
-    found = recommend(trained("DreamRec"), k=5, approximate=True)
+    exact = recommend(trained(name), k=5)
+    found = recommend(trained(name), k=5, approximate=True)
     same = {*zip(exact["user"], exact["item"], strict=True)} & {*zip(found["user"], found["item"], strict=True)}
     says = f"recall@5 {len(same) / len(exact):.4f} against exact search, {N_USERS} of {N_USERS} lists compared"
     assert says in capsys.readouterr().err and len(same) > 0.9 * len(exact)
