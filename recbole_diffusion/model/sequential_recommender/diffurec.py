@@ -59,7 +59,7 @@ class DiffuRec(GaussianDenoising):
     Training: x_t of the target's embedding is added, times lambda ~ N(.001, .001^2) drawn for every element, to each position
     of the normalised history; a Transformer without positions reads the sum, and its output at the last item is the
     estimate of x_0; the loss is the cross-entropy of its products with all items. Scoring: T steps from noise; one pass is
-    the same to about ``lambda_noise`` (``sampler: one_pass``; ``diagnostics()``).
+    the same up to O(``lambda_noise``) (``sampler: one_pass``; ``diagnostics()``).
 
     Departures from the official code: in evaluation lambda is its mean, so that scores are not random; the noise of the
     reverse process has the posterior's variance and depends on seed and history alone; padding is masked as a key (there its
