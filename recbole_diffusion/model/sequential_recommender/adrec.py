@@ -110,7 +110,7 @@ class ADRec(StagedDenoising, GaussianDenoising):
     level drawn for that position; a second causal Transformer estimates the next items. Loss: cross-entropy over all items
     plus the squared error of the embedding, whose gradients also move the target. Three stages of training
     (:class:`StagedDenoising`). Scoring: the reverse process at the last position, beside clean items at the earlier
-    ones; one pass is the same to about ``lambda_noise`` (``sampler: one_pass``; ``diagnostics()``).
+    ones; one pass is the same up to O(``lambda_noise``) (``sampler: one_pass``; ``diagnostics()``).
 
     Departures from the official code: the noise of the reverse process has the posterior's variance and depends on seed and
     history alone; histories are padded on the right, where nothing attends to the padding; pre-training is part of the run

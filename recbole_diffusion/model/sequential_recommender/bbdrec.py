@@ -26,8 +26,8 @@ class BBDRec(StagedDenoising):
     """BBDRec (2025): ADRec with a Brownian bridge from the next item to the encoded history in place of Gaussian noise.
 
     x_t = (1 - b_t) x_0 + b_t c + sqrt(m b_t (1 - b_t)) eps, with c the encoded history at the position; the reverse process
-    starts at c instead of at noise. Network, losses and stages are ADRec's. One pass is the same to about
-    ``lambda_noise`` (``sampler: one_pass``; ``diagnostics()``).
+    starts at c instead of at noise. Network, losses and stages are ADRec's. One pass is the same up to
+    O(``lambda_noise``) (``sampler: one_pass``; ``diagnostics()``).
 
     Departures from the official code: those of :class:`~.adrec.ADRec`. The end point's term of the posterior mean, which that
     code leaves out, is 0 (:mod:`recbole_diffusion.diffusion.bridge`). Its T, m and weight of the squared error are tuned

@@ -59,12 +59,13 @@ class DiffuRec(GaussianDenoising):
     Training: x_t of the target's embedding is added, times lambda ~ N(.001, .001^2) drawn for every element, to each position
     of the normalised history; a Transformer without positions reads the sum, and its output at the last item is the
     estimate of x_0; the loss is the cross-entropy of its products with all items. Scoring: T steps from noise; one pass is
-    the same to about ``lambda_noise`` (``sampler: one_pass``; ``diagnostics()``).
+    the same up to O(``lambda_noise``) (``sampler: one_pass``; ``diagnostics()``).
 
     Departures from the official code: in evaluation lambda is its mean, so that scores are not random; the noise of the
     reverse process has the posterior's variance and depends on seed and history alone; padding is masked as a key (there its
     rows are masked as queries, so every item reads the padding); a single LayerNorm ends the network; the learning rate
-    is constant. The padding item is not ranked.
+    is constant; the initial item embeddings have standard deviation .02 (there 1, from which it learns far more slowly).
+    The padding item is not ranked.
 
     ``train_positions: last`` is the paper's way: one target for each prefix, attention in both directions. ``all`` is not: it
     trains at every position in one pass, so the attention is causal, and each position has its own noisy item, as in ADRec.

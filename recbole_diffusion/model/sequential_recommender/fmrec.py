@@ -43,7 +43,7 @@ class FMRec(DenoisingRecommender):
     at least .001, m = ``mode_scale``. Loss: squared error of the estimated embedding, ``ce_weight`` times the cross-entropy
     of its products with all items, and ``reconstruction_weight`` times the error of the history's items as a decoder
     reconstructs them from what the last layer reads. Scoring: T Euler steps from noise z along the estimate less z, so that
-    x_1 is the mean of the T estimates; one pass, the first of them, is the same to about ``lambda_noise`` (``sampler:
+    x_1 is the mean of the T estimates; one pass, the first of them, is the same up to O(``lambda_noise``) (``sampler:
     one_pass``; ``diagnostics()``).
 
     Departures from the official code: those of :class:`~.diffurec.DiffuRec`. In the reconstruction the history's items and all
