@@ -280,7 +280,8 @@ class ConditionedDenoiser(nn.Module):
             return torch.arange(n_steps, device=t.device), t
         # How many are distinct, another device would have to be waited for.
         if t.device.type == "cpu" and len(t) > 1:
-            return torch.unique(t, return_inverse=True)
+            steps, row = torch.unique(t, return_inverse=True)
+            return steps, row
         return t, None
 
     @property
