@@ -226,8 +226,8 @@ class ConditionedDenoiser(nn.Module):
         kind: ``mlp1`` is the published one, a single Linear(3d, d), affine in x and c, so that
             :func:`recbole_diffusion.diffusion.exact.affine_chain` composes its whole chain; ``mlp2`` is Linear(3d, 2d),
             GELU, Linear(2d, d).
-        n_steps: T where t is one of 0..T-1. The sinusoids are then a table, and of more than T rows the time's part of the
-            first layer is computed for every t instead of for every row.
+        n_steps: T where t is one of 0..T-1. The sinusoids are then a table, and the time's part of the first layer is
+            computed once for each t, not for every row.
 
     Raises:
         ValueError: an argument outside its range.
@@ -264,13 +264,25 @@ class ConditionedDenoiser(nn.Module):
         # is needed once for each t.
         first = cast("nn.Linear", self.net if self.is_affine else cast("nn.Sequential", self.net)[0])
         A, B, C = first.weight.chunk(3, dim=1)
-        if self.sinusoids is not None and len(t) > len(self.sinusoids.table):
-            every = torch.arange(len(self.sinusoids.table), device=t.device)
-            time = nn.functional.embedding(t, torch.addmm(first.bias, self.time_embedding(every), C.T))
-        else:
-            time = torch.addmm(first.bias, self.time_embedding(t), C.T)
+        steps, row = self._distinct(t)
+        time = torch.addmm(first.bias, self.time_embedding(steps), C.T)
+        if row is not None:
+            time = nn.functional.embedding(row, time)
         hidden = torch.addmm(torch.addmm(time, x_t, A.T), cond, B.T)
         return hidden if self.is_affine else cast("Tensor", cast("nn.Sequential", self.net)[1:](hidden))
+
+    def _distinct(self, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The steps of which the time's part is computed, and where each row finds its own; None: row by row."""
+        if self.sinusoids is None:
+            return t, None
+        n_steps = len(self.sinusoids.table)
+        if len(t) > 4 * n_steps:
+            return torch.arange(n_steps, device=t.device), t
+        # How many are distinct, another device would have to be waited for.
+        if t.device.type == "cpu" and len(t) > 1:
+            steps, row = torch.unique(t, return_inverse=True)
+            return steps, row
+        return t, None
 
     @property
     def is_affine(self) -> bool:

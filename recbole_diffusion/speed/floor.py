@@ -92,18 +92,17 @@ def composed_chain(dim: int, steps: int) -> list[Product]:
     return [(dim, dim, dim)] * 2 * steps
 
 
-def denoiser(batch: int, dim: int, steps: int) -> list[Product]:
-    """The layer over [x, c, tau], x and c row by row, tau and its two layers once per row or once per step, whichever is less.
+def denoiser(batch: int, dim: int, distinct: int) -> list[Product]:
+    """The layer over [x, c, tau]: x and c row by row, tau and its two layers once for each distinct step.
 
     The first two products are those whose input is data.
     """
-    times = min(batch, steps)
-    return [(times, dim, 2 * dim), (batch, dim, dim), (times, 2 * dim, dim), (times, dim, dim), (batch, dim, dim)]
+    return [(distinct, dim, 2 * dim), (batch, dim, dim), (distinct, 2 * dim, dim), (distinct, dim, dim), (batch, dim, dim)]
 
 
 def loop(batch: int, dim: int, steps: int) -> list[Product]:
-    """T steps of two calls of the denoiser."""
-    return denoiser(batch, dim, steps) * 2 * steps
+    """T steps of two calls of the denoiser, each for one step."""
+    return denoiser(batch, dim, 1) * 2 * steps
 
 
 def encoder(batch: int, dim: int, inner: int) -> list[Product]:
@@ -113,8 +112,9 @@ def encoder(batch: int, dim: int, inner: int) -> list[Product]:
 
 
 def dreamrec_step(encoded: Sequence[Product], targets: int, dim: int, steps: int) -> list[Product]:
-    """Encoder (its products) and network, forward and backward."""
-    time, x, *others = denoiser(targets, dim, steps)
+    """Encoder (its products) and network, forward and backward, with as many distinct steps as are expected."""
+    distinct = round(steps * (1 - (1 - 1 / steps) ** targets))
+    time, x, *others = denoiser(targets, dim, distinct)
     return with_gradients([*encoded, *others], data=[time, x])
 
 
