@@ -55,8 +55,7 @@ def test_a_pickle_that_the_data_s_yaml_names(tmp_path, data, capsys, key):
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and f"{key} = '{file}': a pickle" in error and "--trust-pickle" in error
     assert not (tmp_path / "ran").exists()
-    with pytest.raises(Exception):  # noqa: B017  (whatever RecBole makes of what the pickle returns)
-        main([*arguments(data), "--trust-pickle"])
+    assert main([*arguments(data), "--trust-pickle"]) != 0  # RecBole can do nothing with what the pickle returns
     assert (tmp_path / "ran").exists(), "the file does what it is made for"
 
 

@@ -120,9 +120,10 @@ def test_item_based_is_user_based_on_the_transposed_data(tmp_path):
     runs = []
     for mode, swap in (("item", False), ("user", True)):
         rows = [((item, user) if swap else (user, item)) + (0,) for user, item in pairs]
-        write_inter(tmp_path / mode, "pairs", rows)
-        one_part = {"eval_args": {"split": {"RS": [1.0, 0.0, 0.0]}, "order": "RO", "group_by": None, "mode": "full"}}
-        config = build_config("CFGAN", "pairs", None, QUIET | COLUMNS | FAST | one_part | {
+        for part, of_part in {"train": rows, "valid": rows[:1], "test": rows[:1]}.items():
+            write_inter(tmp_path / mode, "pairs", of_part, part)
+        parts = {"benchmark_filename": ["train", "valid", "test"]}
+        config = build_config("CFGAN", "pairs", None, QUIET | COLUMNS | FAST | parts | {
             "data_path": str(tmp_path / mode), "mode": mode, "epochs": 3})  # fmt: skip
         train, _, _ = data_preparation(config, create_dataset(config))
         init_seed(5, True)
