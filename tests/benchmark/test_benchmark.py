@@ -177,14 +177,6 @@ def test_page_by_hand(tmp_path):
     assert "ours, changed tree" in make_page(read_spec(str(file)), [record("A", 1, 0.1, 0.1, dirty=True)])
 
 
-def test_a_record_may_be_older_than_a_setting_that_its_row_pins(tmp_path):
-    row = {"row": "A", "model": "EASE", "dataset": "toy", "settings": {"reg_weight": 5.0, "mask_seen": True}}
-    file = tmp_path / "page.yaml"
-    file.write_text(yaml.safe_dump({"title": "T", "metrics": {"toy": ["ndcg@10"]}, "rows": [row]}))
-    page = make_page(read_spec(str(file)), [record("A", 1, 0.1, 0.15)])
-    assert "- A: EASE, mask_seen = True; reg_weight = 3.0" in page.splitlines()
-
-
 def test_the_head_of_a_table_says_which_rows_are_evaluated_otherwise(tmp_path):
     rows = [{"row": name, "model": "EASE", "dataset": "toy"} for name in ("A", "B", "C")]
     file = tmp_path / "page.yaml"
