@@ -15,38 +15,30 @@ import torch
 from torch import nn
 from torch.nn.functional import embedding
 
-from recbole_diffusion.diffusion.denoisers import ACTIVATIONS, FastDropout, sinusoidal_embedding
+from recbole_diffusion.diffusion.denoisers import FastDropout, sinusoidal_embedding
 from recbole_diffusion.diffusion.noise import Noise, keyed_noise
 from recbole_diffusion.diffusion.process import Denoiser
 from recbole_diffusion.diffusion.samplers import Grid, time_grid
 from recbole_diffusion.model.accelerate import accelerate
-from recbole_diffusion.model.sequential_recommender.causal import TARGETS, CausalSettings
+from recbole_diffusion.model.sequential_recommender.causal import TARGETS
 from recbole_diffusion.model.sequential_recommender.generated import GeneratedQuery
-from recbole_diffusion.model.sequential_recommender.transformer import Layer
+from recbole_diffusion.model.sequential_recommender.transformer import Layer, TransformerSettings
 from recbole_diffusion.settings import SettingsError, setting
 
 
 @dataclasses.dataclass(frozen=True)
-class DenoisingSettings(CausalSettings):
+class DenoisingSettings(TransformerSettings):
     """What each of the four is asked."""
 
     steps: int = setting(ge=1)
     lambda_noise: float = setting(ge=0)
     sampler: str = setting(choices=("loop", "one_pass"))
     sampler_steps: int | None = setting(ge=1)
-    hidden_size: int = setting(ge=1)
-    n_layers: int = setting(ge=1)
-    n_heads: int = setting(ge=1)
-    inner_size: int = setting(ge=1)
     embedding_dropout_prob: float = setting(ge=0, lt=1)
-    hidden_dropout_prob: float = setting(ge=0, lt=1)
-    attn_dropout_prob: float = setting(ge=0, lt=1)
-    hidden_act: str = setting(choices=tuple(ACTIVATIONS))
     initializer_range: float = setting(gt=0)
 
     def __post_init__(self) -> None:
-        if self.hidden_size % self.n_heads:
-            raise SettingsError(f"hidden_size = {self.hidden_size!r}: must be a multiple of n_heads = {self.n_heads!r}")
+        super().__post_init__()
         if self.sampler_steps is not None and self.sampler_steps > self.steps:
             raise SettingsError(f"sampler_steps = {self.sampler_steps!r}: must be <= steps = {self.steps!r}")
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from recbole_diffusion.diffusion.denoisers import ACTIVATIONS, ConditionedDenoiser
+from recbole_diffusion.diffusion.denoisers import ConditionedDenoiser
 from recbole_diffusion.diffusion.exact import AffineChain, affine_chain
 from recbole_diffusion.diffusion.guidance import classifier_free
 from recbole_diffusion.diffusion.noise import Noise, keyed_noise
@@ -21,15 +21,15 @@ from recbole_diffusion.diffusion.timesteps import UniformTimesteps
 from recbole_diffusion.model.accelerate import accelerate, aligned_rows
 from recbole_diffusion.model.derived import DerivedFromWeights
 from recbole_diffusion.model.diagnostics import collapse
-from recbole_diffusion.model.sequential_recommender.causal import CausalRecommender, CausalSettings
+from recbole_diffusion.model.sequential_recommender.causal import CausalRecommender
 from recbole_diffusion.model.sequential_recommender.official_encoder import OfficialEncoder
-from recbole_diffusion.model.sequential_recommender.transformer import CausalTransformer
+from recbole_diffusion.model.sequential_recommender.transformer import CausalTransformer, TransformerSettings
 from recbole_diffusion.model.topk import chunked_topk
 from recbole_diffusion.settings import SettingsError, setting
 
 
 @dataclasses.dataclass(frozen=True)
-class DreamRecSettings(CausalSettings):
+class DreamRecSettings(TransformerSettings):
     """Types and ranges; meanings and defaults are in ``properties/model/DreamRec.yaml``."""
 
     steps: int = setting(ge=1)
@@ -49,21 +49,13 @@ class DreamRecSettings(CausalSettings):
     denoiser: str = setting(choices=("mlp1", "mlp2"))
     encoder: str = setting(choices=("transformer", "official"))
     history_length: int = setting(ge=1)
-    hidden_size: int = setting(ge=1)
-    n_layers: int = setting(ge=1)
-    n_heads: int = setting(ge=1)
-    inner_size: int = setting(ge=1)
-    hidden_dropout_prob: float = setting(ge=0, lt=1)
-    attn_dropout_prob: float = setting(ge=0, lt=1)
-    hidden_act: str = setting(choices=tuple(ACTIVATIONS))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.beta_start > self.beta_end:
             raise SettingsError(f"beta_start = {self.beta_start!r}: must be <= beta_end = {self.beta_end!r}")
         if self.sampler in ("ddim", "dpmpp_2m") and self.sampler_steps > self.steps:
             raise SettingsError(f"sampler_steps = {self.sampler_steps!r}: must be <= steps = {self.steps!r}")
-        if self.hidden_size % self.n_heads:
-            raise SettingsError(f"hidden_size = {self.hidden_size!r}: must be a multiple of n_heads = {self.n_heads!r}")
         self.betas()
         if self.sampler == "mean" and self.denoiser != "mlp1":
             raise SettingsError("sampler = 'mean': only the linear denoiser mlp1 has a mean in closed form")

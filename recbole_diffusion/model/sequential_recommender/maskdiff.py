@@ -10,31 +10,20 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from recbole_diffusion.diffusion.absorbing import AbsorbingDiffusion
-from recbole_diffusion.diffusion.denoisers import ACTIVATIONS, FastDropout
+from recbole_diffusion.diffusion.denoisers import FastDropout
 from recbole_diffusion.model.accelerate import accelerate
-from recbole_diffusion.model.sequential_recommender.causal import TARGETS, CausalSettings
+from recbole_diffusion.model.sequential_recommender.causal import TARGETS
 from recbole_diffusion.model.sequential_recommender.next_item import EmbeddingScorer
-from recbole_diffusion.model.sequential_recommender.transformer import Layer
-from recbole_diffusion.settings import SettingsError, setting
+from recbole_diffusion.model.sequential_recommender.transformer import Layer, TransformerSettings
+from recbole_diffusion.settings import setting
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskDiffSettings(CausalSettings):
+class MaskDiffSettings(TransformerSettings):
     """Types and ranges; meanings and defaults are in ``properties/model/MaskDiff.yaml``."""
 
     steps: int = setting(ge=1)
-    n_layers: int = setting(ge=1)
-    n_heads: int = setting(ge=1)
-    hidden_size: int = setting(ge=1)
-    inner_size: int = setting(ge=1)
-    hidden_dropout_prob: float = setting(ge=0, lt=1)
-    attn_dropout_prob: float = setting(ge=0, lt=1)
-    hidden_act: str = setting(choices=tuple(ACTIVATIONS))
     initializer_range: float = setting(gt=0)
-
-    def __post_init__(self) -> None:
-        if self.hidden_size % self.n_heads:
-            raise SettingsError(f"hidden_size = {self.hidden_size!r}: must be a multiple of n_heads = {self.n_heads!r}")
 
 
 class MaskDiff(EmbeddingScorer):

@@ -8,30 +8,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from recbole_diffusion.diffusion.denoisers import ACTIVATIONS
 from recbole_diffusion.model.accelerate import accelerate
 from recbole_diffusion.model.sequential_recommender.next_item import NextItemRecommender, NextItemSettings
-from recbole_diffusion.model.sequential_recommender.transformer import CausalTransformer
-from recbole_diffusion.settings import SettingsError, setting
+from recbole_diffusion.model.sequential_recommender.transformer import CausalTransformer, TransformerSettings
+from recbole_diffusion.settings import setting
 
 
 @dataclasses.dataclass(frozen=True)
-class PackedSASRecSettings(NextItemSettings):
+class PackedSASRecSettings(NextItemSettings, TransformerSettings):
     """Types and ranges; meanings and defaults are in ``properties/model/PackedSASRec.yaml``."""
 
-    n_layers: int = setting(ge=1)
-    n_heads: int = setting(ge=1)
-    hidden_size: int = setting(ge=1)
-    inner_size: int = setting(ge=1)
-    hidden_dropout_prob: float = setting(ge=0, lt=1)
-    attn_dropout_prob: float = setting(ge=0, lt=1)
-    hidden_act: str = setting(choices=tuple(ACTIVATIONS))
     layer_norm_eps: float = setting(gt=0)
     initializer_range: float = setting(gt=0)
-
-    def __post_init__(self) -> None:
-        if self.hidden_size % self.n_heads:
-            raise SettingsError(f"hidden_size = {self.hidden_size!r}: must be a multiple of n_heads = {self.n_heads!r}")
 
 
 class PackedSASRec(NextItemRecommender):

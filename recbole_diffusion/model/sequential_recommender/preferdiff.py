@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cosine_similarity, logsigmoid
 
-from recbole_diffusion.diffusion.denoisers import ACTIVATIONS, ConditionedDenoiser
+from recbole_diffusion.diffusion.denoisers import ConditionedDenoiser
 from recbole_diffusion.diffusion.exact import AffineChain, affine_ddim
 from recbole_diffusion.diffusion.guidance import classifier_free
 from recbole_diffusion.diffusion.noise import keyed_noise
@@ -18,14 +18,13 @@ from recbole_diffusion.diffusion.samplers import Grid, ddim
 from recbole_diffusion.diffusion.schedule import linear
 from recbole_diffusion.model.accelerate import accelerate
 from recbole_diffusion.model.derived import DerivedFromWeights
-from recbole_diffusion.model.sequential_recommender.causal import CausalSettings
 from recbole_diffusion.model.sequential_recommender.generated import GeneratedQuery
-from recbole_diffusion.model.sequential_recommender.transformer import CausalTransformer
+from recbole_diffusion.model.sequential_recommender.transformer import CausalTransformer, TransformerSettings
 from recbole_diffusion.settings import SettingsError, setting
 
 
 @dataclasses.dataclass(frozen=True)
-class PreferDiffSettings(CausalSettings):
+class PreferDiffSettings(TransformerSettings):
     """Types and ranges; meanings and defaults are in ``properties/model/PreferDiff.yaml``."""
 
     steps: int = setting(ge=1)
@@ -38,21 +37,13 @@ class PreferDiffSettings(CausalSettings):
     target_gradient: bool = setting()
     sampler: str = setting(choices=("loop", "one_pass", "mean"))
     sampler_steps: int = setting(ge=1)
-    hidden_size: int = setting(ge=1)
-    n_layers: int = setting(ge=1)
-    n_heads: int = setting(ge=1)
-    inner_size: int = setting(ge=1)
-    hidden_dropout_prob: float = setting(ge=0, lt=1)
-    attn_dropout_prob: float = setting(ge=0, lt=1)
-    hidden_act: str = setting(choices=tuple(ACTIVATIONS))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.beta_start > self.beta_end:
             raise SettingsError(f"beta_start = {self.beta_start!r}: must be <= beta_end = {self.beta_end!r}")
         if self.sampler_steps > self.steps:
             raise SettingsError(f"sampler_steps = {self.sampler_steps!r}: must be <= steps = {self.steps!r}")
-        if self.hidden_size % self.n_heads:
-            raise SettingsError(f"hidden_size = {self.hidden_size!r}: must be a multiple of n_heads = {self.n_heads!r}")
 
     def grid(self) -> Grid:
         """The published times: each T/n-th, counted from 1, and the first: 1999, 1899, ..., 99, 0 of 2000 with n = 20."""

@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import nn
 
-from recbole_diffusion.diffusion.denoisers import FastDropout, activation_layer
+from recbole_diffusion.diffusion.denoisers import ACTIVATIONS, FastDropout, activation_layer
+from recbole_diffusion.model.sequential_recommender.causal import CausalSettings
+from recbole_diffusion.settings import SettingsError, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerSettings(CausalSettings):
+    """What every model with a Transformer over its history is asked."""
+
+    n_layers: int = setting(ge=1)
+    n_heads: int = setting(ge=1)
+    hidden_size: int = setting(ge=1)
+    inner_size: int = setting(ge=1)
+    hidden_dropout_prob: float = setting(ge=0, lt=1)
+    attn_dropout_prob: float = setting(ge=0, lt=1)
+    hidden_act: str = setting(choices=tuple(ACTIVATIONS))
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.n_heads:
+            raise SettingsError(f"hidden_size = {self.hidden_size!r}: must be a multiple of n_heads = {self.n_heads!r}")
+
 
 
 class CausalTransformer(nn.Module):
