@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from recbole_diffusion.diffusion.objective import squared_error
+from recbole_diffusion.model.item_cross_entropy import item_cross_entropy
 from recbole_diffusion.model.sequential_recommender.denoising import DenoisingRecommender, DenoisingSettings
 from recbole_diffusion.model.sequential_recommender.diffurec import GaussianDenoising, GaussianSettings
 from recbole_diffusion.model.sequential_recommender.transformer import Layer
@@ -87,7 +87,7 @@ class StagedDenoising(DenoisingRecommender):
         if not self.pretrains:
             return super().calculate_loss(interaction)
         items, targets = self.grid_of(interaction)
-        return cross_entropy(self.encode(items)[targets > 0] @ self.items.T, targets[targets > 0])
+        return item_cross_entropy(self.encode(items)[targets > 0], self.items, targets[targets > 0])
 
     def denoising_loss(
         self, estimate: torch.Tensor, target: torch.Tensor, x_0: torch.Tensor, row: torch.Tensor, n_rows: int
@@ -95,7 +95,7 @@ class StagedDenoising(DenoisingRecommender):
         """Cross-entropy over targets, and ``loss_scale`` times the squared error, mean over d, a row's targets, and rows."""
         share = 1 / (torch.bincount(row, minlength=n_rows)[row] * n_rows)
         error = (squared_error(estimate, x_0) * share).sum() / estimate.shape[1]
-        return cross_entropy(estimate @ self.items.T, target) + self.settings.loss_scale * error
+        return item_cross_entropy(estimate, self.items, target) + self.settings.loss_scale * error
 
 
 @dataclasses.dataclass(frozen=True)

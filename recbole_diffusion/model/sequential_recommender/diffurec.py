@@ -6,12 +6,12 @@ import dataclasses
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from recbole_diffusion.diffusion.noise import Noise
 from recbole_diffusion.diffusion.process import Denoiser, GaussianDiffusion
 from recbole_diffusion.diffusion.samplers import Grid, ddim
 from recbole_diffusion.diffusion.schedule import SCHEDULES, make_betas
+from recbole_diffusion.model.item_cross_entropy import item_cross_entropy
 from recbole_diffusion.model.sequential_recommender.denoising import DenoisingRecommender, DenoisingSettings
 from recbole_diffusion.settings import SettingsError, setting
 
@@ -82,4 +82,4 @@ class DiffuRec(GaussianDenoising):
         self, estimate: torch.Tensor, target: torch.Tensor, x_0: torch.Tensor, row: torch.Tensor, n_rows: int
     ) -> torch.Tensor:
         """Cross-entropy of the estimate's products with all items, mean over targets."""
-        return cross_entropy(estimate @ self.items.T, target)
+        return item_cross_entropy(estimate, self.items, target)

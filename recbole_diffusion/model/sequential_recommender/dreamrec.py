@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from recbole_diffusion.diffusion.denoisers import ConditionedDenoiser
 from recbole_diffusion.diffusion.exact import AffineChain, affine_chain
@@ -21,6 +20,7 @@ from recbole_diffusion.diffusion.timesteps import UniformTimesteps
 from recbole_diffusion.model.accelerate import accelerate, aligned_rows
 from recbole_diffusion.model.derived import DerivedFromWeights
 from recbole_diffusion.model.diagnostics import collapse
+from recbole_diffusion.model.item_cross_entropy import item_cross_entropy
 from recbole_diffusion.model.sequential_recommender.causal import CausalRecommender
 from recbole_diffusion.model.sequential_recommender.official_encoder import OfficialEncoder
 from recbole_diffusion.model.sequential_recommender.transformer import CausalTransformer, TransformerSettings
@@ -171,7 +171,8 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
         losses = training_loss(self.process, self.settings.mean_type, output, x_0, eps, x_t, t, reweight=False)
         if self.settings.loss == "mse+ce":
             estimate = output if self.settings.mean_type == "x0" else self.process.x0_from_eps(x_t, t, output)
-            losses = losses + cross_entropy(estimate @ self.item_embedding.weight.T, target, reduction="none")
+            share = 1 / (weight * len(target))
+            return (losses * share).sum() + item_cross_entropy(estimate, self.item_embedding.weight, target, share)
         return (losses / weight).mean()
 
     def elbo_batch(self, interaction: Any) -> tuple[Denoiser, torch.Tensor]:

@@ -7,12 +7,13 @@ import math
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn.functional import mse_loss
 
 from recbole_diffusion.diffusion.flow import RectifiedFlow
 from recbole_diffusion.diffusion.noise import Noise
 from recbole_diffusion.diffusion.process import Denoiser
 from recbole_diffusion.diffusion.samplers import Grid
+from recbole_diffusion.model.item_cross_entropy import item_cross_entropy
 from recbole_diffusion.model.layers import mlp
 from recbole_diffusion.model.sequential_recommender.denoising import DenoisingRecommender, DenoisingSettings
 from recbole_diffusion.settings import SettingsError, setting
@@ -95,7 +96,7 @@ class FMRec(DenoisingRecommender):
         self, estimate: torch.Tensor, target: torch.Tensor, x_0: torch.Tensor, row: torch.Tensor, n_rows: int
     ) -> torch.Tensor:
         """Mean squared error of the embedding and the weighted cross-entropy, mean over targets."""
-        return mse_loss(estimate, x_0) + self.settings.ce_weight * cross_entropy(estimate @ self.items.T, target)
+        return mse_loss(estimate, x_0) + self.settings.ce_weight * item_cross_entropy(estimate, self.items, target)
 
     def _loss_of_rows(self, items: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         estimate, target, x_0, inner = self._estimates_of_rows(items, targets)

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from recbole_diffusion.diffusion.absorbing import AbsorbingDiffusion
 from recbole_diffusion.diffusion.denoisers import FastDropout
 from recbole_diffusion.model.accelerate import accelerate
+from recbole_diffusion.model.item_cross_entropy import item_cross_entropy
 from recbole_diffusion.model.sequential_recommender.causal import TARGETS
 from recbole_diffusion.model.sequential_recommender.next_item import EmbeddingScorer
 from recbole_diffusion.model.sequential_recommender.transformer import Layer, TransformerSettings
@@ -105,9 +105,8 @@ class MaskDiff(EmbeddingScorer):
         for layer in self.layers:
             x = layer(x, padding)
         masked = x_t == self.process.mask
-        nll = x.new_zeros(masked.shape, dtype=torch.float32)
-        nll[masked] = cross_entropy(x[masked] @ self.item_embedding.weight.T, tokens[masked], reduction="none").float()
-        return (self.process.loss(nll, x_t, t) / length).mean()
+        weight = (self.process.weight(t) / length / len(length)).to(x.dtype)[:, None].expand_as(masked)
+        return item_cross_entropy(x[masked], self.item_embedding.weight, tokens[masked], weight[masked])
 
 
 def with_next(items: torch.Tensor, length: torch.Tensor, following: torch.Tensor) -> torch.Tensor:

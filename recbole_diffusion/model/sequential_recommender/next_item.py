@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, softplus
+from torch.nn.functional import softplus
 
 from recbole_diffusion.model.accelerate import aligned_rows
+from recbole_diffusion.model.item_cross_entropy import item_cross_entropy
 from recbole_diffusion.model.sequential_recommender.causal import CausalRecommender, CausalSettings
 from recbole_diffusion.model.topk import chunked_topk
 from recbole_diffusion.settings import SettingsError, setting
@@ -90,7 +91,7 @@ class NextItemRecommender(EmbeddingScorer):
         """The mean loss of the batch's targets."""
         state, target, row = self.positions(interaction)
         if self.loss == "ce":
-            return cross_entropy(state @ self.item_embedding.weight.T, target)
+            return item_cross_entropy(state, self.item_embedding.weight, target)
         return self.sampled_loss(state, target, self._draw_negatives(target, interaction[self.USER_ID][row]))
 
     def _draw_negatives(self, target: torch.Tensor, users: torch.Tensor) -> torch.Tensor:

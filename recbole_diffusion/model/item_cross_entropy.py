@@ -1,0 +1,65 @@
+"""Cross-entropy over all items, for models that score an item by its embedding's product with a vector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+# Rows of scores that are computed at a time: on a CPU they should stay in its cache, on a GPU fill it.
+_ROWS = {"cpu": 256, "other": 8192}
+
+
+def item_cross_entropy(
+    query: torch.Tensor, items: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The sum over rows of ``weight * -log softmax(query @ items.T)[target]``.
+
+    The same as ``torch.nn.functional.cross_entropy`` of the scores, but some rows at a time, each with its gradient while its
+    scores are at hand: a ``[N, n_items]`` tensor is never stored, read or written. On a CPU that takes half the time.
+
+    Args:
+        query: ``[N, d]``.
+        items: ``[n_items, d]``.
+        target: ``[N]``, indices of rows of ``items``.
+        weight: ``[N]``, constants; None gives the mean, 1 / N each.
+
+    Returns:
+        A scalar.
+    """
+    if weight is None:
+        weight = query.new_full((len(query),), 1 / max(len(query), 1), dtype=items.dtype)
+    with torch.autocast(query.device.type, enabled=False):
+        loss: torch.Tensor = _ItemCrossEntropy.apply(query.to(items.dtype), items, target, weight.detach())
+    return loss
+
+
+class _ItemCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: torch.Tensor, items: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
+    ) -> torch.Tensor:
+        of_query = torch.empty_like(query) if ctx.needs_input_grad[0] else None
+        of_items = torch.zeros_like(items) if ctx.needs_input_grad[1] else None
+        n_rows = _ROWS.get(query.device.type, _ROWS["other"])
+        buffer = query.new_empty(min(n_rows, len(query)), len(items))
+        loss = query.new_zeros(())
+        for first in range(0, len(query), n_rows):
+            rows = slice(first, first + n_rows)
+            of_target = target[rows, None]
+            scores = torch.mm(query[rows], items.T, out=buffer[: len(of_target)])
+            log_sum = scores.logsumexp(1, keepdim=True)
+            loss += (weight[rows, None] * (log_sum - scores.gather(1, of_target))).sum()
+            # The gradient of the scores, in their place: weight * (softmax - one-hot).
+            slope = scores.sub_(log_sum).exp_().scatter_add_(1, of_target, -torch.ones_like(log_sum)).mul_(weight[rows, None])
+            if of_query is not None:
+                torch.mm(slope, items, out=of_query[rows])
+            if of_items is not None:
+                of_items.addmm_(slope.T, query[rows])
+        ctx.save_for_backward(of_query, of_items)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        of_query, of_items = ctx.saved_tensors
+        return *(None if slope is None else slope * grad for slope in (of_query, of_items)), None, None

@@ -1,0 +1,57 @@
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from recbole_diffusion.model import item_cross_entropy as module
+from recbole_diffusion.model.item_cross_entropy import item_cross_entropy
+
+
+def _drawn(n, dtype=torch.float64):
+    torch.manual_seed(0)
+    query = torch.randn(n, 5, dtype=dtype, requires_grad=True)
+    items = torch.randn(11, 5, dtype=dtype, requires_grad=True)
+    return query, items, torch.randint(11, (n,))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7, 100])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_value_and_gradients_are_torchs(rows, weighted, monkeypatch):
+    monkeypatch.setitem(module._ROWS, "cpu", rows)
+    query, items, target = _drawn(7)
+    weight = torch.rand(7, dtype=torch.float64) if weighted else None
+    rowwise = cross_entropy(query @ items.T, target, reduction="none")
+    expected = (rowwise * weight).sum() if weighted else rowwise.mean()
+    actual = item_cross_entropy(query, items, target, weight)
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(3 * actual, (query, items)), torch.autograd.grad(3 * expected, (query, items))
+    )
+
+
+def test_frozen_items_get_no_gradient():
+    query, items, target = _drawn(4)
+    expected = torch.autograd.grad(cross_entropy(query @ items.detach().T, target), query)
+    torch.testing.assert_close(torch.autograd.grad(item_cross_entropy(query, items.detach(), target), query), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(item_cross_entropy(query, items, target), cross_entropy(query @ items.T, target))
+
+
+def test_large_scores_stay_finite():
+    query, items, target = _drawn(4, torch.float32)
+    loss = item_cross_entropy(1e4 * query, items, target)
+    torch.testing.assert_close(loss, cross_entropy(1e4 * query @ items.T, target))
+    assert torch.isfinite(torch.autograd.grad(loss, items)[0]).all()
+
+
+def test_half_precision_queries_of_autocast_are_scored_in_the_items_precision():
+    query, items, target = _drawn(4, torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = item_cross_entropy(query.bfloat16(), items, target)
+    torch.testing.assert_close(loss, cross_entropy(query.bfloat16().float() @ items.T, target))
+
+
+def test_no_targets_cost_nothing():
+    query, items, target = _drawn(0)
+    loss = item_cross_entropy(query, items, target)
+    assert loss == 0
+    assert not torch.autograd.grad(loss, items)[0].any()
