@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from logging import FileHandler, Logger, LogRecord, getLogger
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from recbole.config import Config
@@ -31,6 +30,8 @@ from recbole_diffusion.adapter.refit import BOTH_PARTS, selected_epochs, union_l
 from recbole_diffusion.adapter.surroundings import check_surroundings
 from recbole_diffusion.adapter.trainer import tracked
 from recbole_diffusion.adapter.trainer.adversarial import AdversarialTrainer
+from recbole_diffusion.benchmark.evaluation import evaluate_test
+from recbole_diffusion.benchmark.per_user import users_file, write_users
 from recbole_diffusion.benchmark.record import (
     Run,
     best_epoch,
@@ -52,6 +53,7 @@ def run_recbole_diffusion(
     config_dict: dict[str, Any] | None = None,
     *,
     record: str | Path | None = None,
+    users: str | Path | None = None,
     resume: bool = False,
     trust_pickle: bool = False,
     verbose: bool = False,
@@ -65,6 +67,8 @@ def run_recbole_diffusion(
         config_file_list: YAML files of settings.
         config_dict: settings; these win over the files.
         record: file for the JSON record.
+        users: file for the metrics of each test user (:mod:`recbole_diffusion.benchmark.per_user`); with a record it is
+            ``<record>.users.npz`` where nothing else is said.
         resume: keep the training state at every epoch, and go on from it if an earlier run left one.
         trust_pickle: read pickled data sets, data loaders and pretrained models, which **can run any code**.
         verbose: show all settings, the data and the network; the log file always has them.
@@ -85,10 +89,10 @@ def run_recbole_diffusion(
     command = command or sys.argv
     if config["nproc"] > 1:
         _check_processes(config, resume)
-        asked = (model, dataset, config_file_list, config_dict, record, command, trust_pickle, verbose)
+        asked = (model, dataset, config_file_list, config_dict, record, users, command, trust_pickle, verbose)
         return launch(_run_as_one_of_several, config["nproc"], *asked)
     with trust_pickles(trust_pickle), out_of_memory_is_one_line(config):
-        return run(config, record=record, resume=resume, verbose=verbose, command=command)
+        return run(config, record=record, users=users, resume=resume, verbose=verbose, command=command)
 
 
 def _check_processes(config: Config, resume: bool) -> None:
@@ -108,20 +112,24 @@ def _run_as_one_of_several(
     config_file_list: Sequence[str | Path] | None,
     config_dict: dict[str, Any] | None,
     record: str | Path | None,
+    users: str | Path | None,
     command: Sequence[str],
     trust_pickle: bool,
     verbose: bool,
 ) -> dict[str, Any]:
-    """What each process of a multi-process run does; the first one writes the record."""
+    """What each process of a multi-process run does; the first one writes the files."""
     config = build_config(model, dataset, config_file_list, {**(config_dict or {}), **settings})
+    if settings["local_rank"] != 0:
+        record = users = None
     with trust_pickles(trust_pickle):
-        return run(config, record=record if settings["local_rank"] == 0 else None, verbose=verbose, command=command)
+        return run(config, record=record, users=users, verbose=verbose, command=command)
 
 
 def run(
     config: Config,
     *,
     record: str | Path | None = None,
+    users: str | Path | None = None,
     resume: bool = False,
     verbose: bool = False,
     command: Sequence[str] = (),
@@ -153,10 +161,9 @@ def run(
         trainer.fit(both_data, show_progress=config["show_progress"])
         refitted = {"epochs": epochs, "curve": trainer.curve}
 
-    started = perf_counter()
     if refitted is not None:
         test_data.input_parts = None  # the model has the validation items already
-    test = trainer.evaluate(test_data, show_progress=config["show_progress"])
+    tested = evaluate_test(trainer, train_data if both_data is None else both_data, test_data)
     finished = Run(
         config=config,
         model=trainer.model,
@@ -165,17 +172,21 @@ def run(
         checkpoint=trainer.saved_model_file,
         valid=dict(valid or {}),
         refit=refitted,
-        test=dict(test or {}),
-        test_eval_s=perf_counter() - started,
+        tested=tested,
         command=list(command),
         log=log_file,
     )
     environment = "The running environment of this training is as follows:\n" + get_environment(config).draw()
     logger.info(environment, extra=DETAIL)
     logger.info(set_color("best valid ", "yellow") + f": {finished.valid}")
-    logger.info(set_color("test result", "yellow") + f": {test}")
+    logger.info(set_color("test result", "yellow") + f": {tested.metrics}")
 
     result = make_record(finished)
+    if users is None and record is not None:
+        users = users_file(record)
+    if users is not None and tested.values:
+        tokens = dataset.id2token(dataset.uid_field, tested.users)
+        result["per_user"] = write_users(Path(users), tokens, tested.values)
     if record is not None:
         write_record(result, Path(record))
     # Kept until now: a kill during the evaluation must not cost the training.

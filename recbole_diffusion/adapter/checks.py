@@ -88,6 +88,7 @@ COMMON: dict[str, Rule] = {
     "matmul_precision": _rule(str, choices=("highest", "high", "medium")),
     "torch_compile": _FLAG,
     "refit": _FLAG,
+    "both_maskings": _FLAG,
 }
 
 _LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")

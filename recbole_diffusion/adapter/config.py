@@ -41,6 +41,7 @@ PLUGIN_KEYS: dict[str, Any] = {
     "empty_histories": "pad",  # or drop: what becomes of rows without a history in given parts (given_histories.py)
     "test_input": "train",  # or train+valid: what general models see at test time (eval_input.py)
     "mask_seen": None,  # or True, False: whether what a user has had is ranked (seen_items.py); None: as RecBole has it
+    "both_maskings": False,  # or True: the test is evaluated with seen items masked and unmasked (seen_items.py)
     "refit": False,  # or True: test a model trained anew on the training and validation parts (refit.py)
     "matmul_precision": "highest",  # or high, medium: float32 products of our models (model/accelerate.py)
     "nproc": 1,  # processes that train one model (processes.py)

@@ -7,6 +7,8 @@ RecBole's own ``Trainer.evaluate``, since the data loader of full evaluation nam
 - ``True``: the items of the user's sequence before the target, however long ago, are not ranked. The target always is, also
   where the user has had it before.
 - ``False``: all items are ranked.
+
+``both_maskings: True`` adds a second test evaluation of our runs with the other ranking, which chooses nothing.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ def check_mask_seen(config: Any) -> None:
         SettingsError: names the setting and what is allowed.
     """
     value, modes = config["mask_seen"], config["eval_args"]["mode"]
+    if config["both_maskings"] and (config["MODEL_TYPE"] != ModelType.SEQUENTIAL or modes["test"] != "full"):
+        raise SettingsError("both_maskings = True: for sequential models whose test ranks all items (mode: full); else False")
     if value is None:
         return
     if not isinstance(value, bool):

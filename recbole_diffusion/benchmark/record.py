@@ -6,13 +6,14 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
@@ -22,6 +23,9 @@ from recbole_diffusion.adapter.checkpoint import settings_of
 from recbole_diffusion.adapter.config import PLUGIN_KEYS, protocol_name, protocol_overrides
 from recbole_diffusion.settings import SettingsError
 from recbole_diffusion.version import __version__
+
+if TYPE_CHECKING:
+    from recbole_diffusion.benchmark.evaluation import Tested
 
 # Settings that say where a run writes or what it prints, not what it computes.
 _BESIDE_THE_POINT = {
@@ -48,8 +52,7 @@ class Run:
     checkpoint: str
     valid: dict[str, float]
     refit: dict[str, Any] | None  # epochs and curve of the training anew
-    test: dict[str, float]
-    test_eval_s: float
+    tested: Tested
     command: list[str]
     log: str | None = None  # file
 
@@ -61,11 +64,13 @@ def make_record(run: Run) -> dict[str, Any]:
         ``model, dataset, protocol, protocol_overrides, seed, settings, settings_hash`` (what was asked for), ``masked``
         (whether items that the user had had were not ranked), ``input`` (what the model saw of a user at test time),
         ``refit`` (None, or the epochs and the curve of the training anew, whose model was tested), ``valid, test``
-        (metrics under RecBole's names, of the epoch that validation chose), ``epochs, best_epoch, curve`` (mean
+        (metrics under RecBole's names, of the epoch that validation chose), ``beyond_accuracy`` (of the test's lists: see
+        :class:`.evaluation.Tested`), ``test_by_masking`` where both were asked for, ``epochs, best_epoch, curve`` (mean
         training loss per batch and validation score per epoch), ``epoch_s, eval_s`` (seconds; medians over epochs, and of the
-        test evaluation), ``parameters, peak_memory_mib`` (of the process), ``data`` (counts, fingerprint), ``command,
-        checkpoint, log, revision, dirty, versions, device, processes, threads, finished`` (where it came from), and the
-        model's own ``diagnostics()`` if it has any.
+        test evaluation), ``scoring_ms`` (milliseconds for the scores of one test row), ``network_calls`` (passes through the
+        network for one row's scores; None: the model does not say), ``parameters, peak_memory_mib`` (of the process), ``data``
+        (counts, fingerprint), ``command, checkpoint, log, revision, dirty, versions, device, processes, threads, finished``
+        (where it came from), and the model's own ``diagnostics()`` if it has any.
     """
     config = run.config
     scored = [entry for entry in run.curve if "valid_score" in entry]
@@ -82,12 +87,15 @@ def make_record(run: Run) -> dict[str, Any]:
         "masked": masks_seen(settings),
         "refit": run.refit,
         "input": model_input(settings),
-        "valid": {name: float(value) for name, value in run.valid.items()},
-        "test": {name: float(value) for name, value in run.test.items()},
+        "valid": _floats(run.valid),
+        "test": _floats(run.tested.metrics),
+        "beyond_accuracy": _floats(run.tested.beyond_accuracy),
         "epochs": len(run.curve),
         "best_epoch": best_epoch(run.curve, config["valid_metric_bigger"]),
         "epoch_s": _median(entry["train_s"] for entry in run.curve),
-        "eval_s": {"valid": _median(entry["eval_s"] for entry in scored), "test": run.test_eval_s},
+        "eval_s": {"valid": _median(entry["eval_s"] for entry in scored), "test": run.tested.seconds},
+        "scoring_ms": run.tested.scoring_ms,
+        "network_calls": getattr(run.model, "network_calls", None),
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "peak_memory_mib": _peak_memory_mib(config["device"]),
         "data": _describe_data(run.parts),
@@ -104,9 +112,15 @@ def make_record(run: Run) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+    if run.tested.by_masking:
+        record["test_by_masking"] = {name: _floats(metrics) for name, metrics in run.tested.by_masking.items()}
     if hasattr(run.model, "diagnostics"):
         record["diagnostics"] = run.model.diagnostics()
     return without_folder(record, Path.cwd())
+
+
+def _floats(metrics: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def best_epoch(curve: list[dict[str, Any]], bigger: bool) -> int | None:
@@ -162,10 +176,28 @@ def write_record(record: dict[str, Any], file: Path) -> None:
         raise SettingsError(f"record = {str(file)!r}: must be a file, is a folder or a device")
     partial = _partial(file)
     try:
-        partial.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(compact(record), separators=(",", ":"), default=str) + "\n", encoding="utf-8")
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def compact(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with six significant digits in its curves, which have most of its numbers; nothing else changes."""
+    result = dict(record)
+    if "curve" in record:
+        result["curve"] = _rounded(record["curve"])
+    if record.get("refit"):
+        result["refit"] = record["refit"] | {"curve": _rounded(record["refit"]["curve"])}
+    return result
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float) and math.isfinite(value):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value
 
 
 def _partial(file: Path) -> Path:

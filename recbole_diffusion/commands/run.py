@@ -49,7 +49,9 @@ def add(commands: Any) -> None:
     )
     protocols = ", ".join([*names_in("protocol"), "recbole-default"])
     parser.add_argument("--protocol", help=f"evaluation protocol: {protocols}, or a YAML file")
-    parser.add_argument("--record", metavar="FILE", help="write the JSON record of the run")
+    parser.add_argument(
+        "--record", metavar="FILE", help="write the JSON record of the run, and beside it each user's metrics (.users.npz)"
+    )
     parser.add_argument(
         "--resume", action="store_true", help="keep the training state at every epoch; go on from it after a kill"
     )
@@ -63,6 +65,7 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> None:
+    from recbole_diffusion.benchmark.per_user import users_file
     from recbole_diffusion.benchmark.record import check_record_file, result_table, write_record
     from recbole_diffusion.run import run_recbole_diffusion
 
@@ -78,6 +81,7 @@ def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> 
             options.dataset,
             [file for argument in options.config_files for file in files_in(argument)],
             settings,
+            users=None if options.record is None else users_file(options.record),
             resume=options.resume,
             trust_pickle=options.trust_pickle,
             verbose=options.verbose,

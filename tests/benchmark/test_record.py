@@ -7,7 +7,7 @@ import pytest
 
 from recbole_diffusion import run_recbole_diffusion
 from recbole_diffusion.adapter.config import build_config
-from recbole_diffusion.benchmark.record import describe_evaluation, masks_seen, settings_hash
+from recbole_diffusion.benchmark.record import describe_evaluation, masks_seen, settings_hash, write_record
 from toy import QUIET, checkerboard, two_circles
 
 RUNS = Path(__file__).parents[2] / "results" / "runs"
@@ -55,6 +55,20 @@ def test_a_newer_key_of_the_plugin_renames_a_run_only_where_it_is_used():
     assert name() == name(mask_seen=None) == name(refit=False)
     assert len({name(), name(mask_seen=True), name(refit=True), name(mask_seen=True, refit=True)}) == 4
     assert masks_seen(build_config("DreamRec", "ml-100k", None, {"protocol": "leave-one-out-masked"}).final_config_dict)
+
+
+def test_a_record_is_small_and_only_its_curves_are_rounded(tmp_path):
+    entry = {"epoch": 10, "train_loss": 0.123456789, "train_s": 1234567.8, "valid_score": float("inf"), "losses": {"d": 1 / 3}}
+    record = {"test": {"ndcg@10": 1 / 3}, "curve": [entry], "refit": {"epochs": 1, "curve": [{"train_loss": 2 / 3}]}}
+    write_record(record, tmp_path / "a.json")
+    text = (tmp_path / "a.json").read_text()
+    read = json.loads(text)
+    assert ": " not in text and text.count("\n") == 1
+    assert read["test"] == record["test"]
+    rounded = {"train_loss": 0.123457, "train_s": 1234570.0, "losses": {"d": 0.333333}}
+    assert read["curve"] == [entry | rounded] and read["refit"] == {"epochs": 1, "curve": [{"train_loss": 0.666667}]}
+    write_record(read, tmp_path / "b.json")
+    assert (tmp_path / "b.json").read_text() == text
 
 
 @pytest.mark.parametrize("file", sorted(RUNS.glob("families-ml-100k-*-1-*.json")), ids=lambda file: file.stem)

@@ -25,11 +25,13 @@ class Tracked:
         state_file: where the full training state is kept, at the start of every epoch and once more at the end of the
             training; None keeps none. A run that finds the file goes on from it and ends as the uninterrupted run would
             have. Whoever has used the trained model removes the file.
+        scoring_s: seconds that full evaluation has spent on scores; whoever measures it sets it to 0 first.
         trained_on: the parts that it trains on, for the checkpoint: ``train`` or ``train+valid``.
     """
 
     state_file: Path | None = None
     trained_on: str = "train"
+    scoring_s: float = 0.0
     _loaders: tuple[Any, ...] = ()
 
     def __init__(self, config: Any, model: torch.nn.Module) -> None:
@@ -89,6 +91,14 @@ class Tracked:
         score, result = super()._valid_epoch(*args, **kwargs)  # type: ignore[misc]
         self.curve[-1].update(valid_score=float(score), eval_s=perf_counter() - started)
         return score, result
+
+    def _full_sort_batch_eval(self, batched_data: Any) -> Any:
+        started = perf_counter()
+        result = super()._full_sort_batch_eval(batched_data)  # type: ignore[misc]
+        if self.device.type == "cuda":  # type: ignore[attr-defined]
+            torch.cuda.synchronize(self.device)  # type: ignore[attr-defined]  # or the next line would time the launch
+        self.scoring_s += perf_counter() - started
+        return result
 
     def _store(self, epoch: int, finished: bool = False) -> None:
         state = {
