@@ -1,0 +1,112 @@
+"""Pictures of a board, from the records of its rows: accuracy against cost, the course of training, a setting's effect."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from recbole_diffusion.plots.figure import new_figure
+from recbole_diffusion.registry import GROUPS, group_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Rows = Mapping[str, Sequence[dict[str, Any]]]
+"""Records of the seeds of each row, by the row's name."""
+
+
+def plot_accuracy_and_cost(title: str, rows: Rows, metric: str) -> Figure:
+    """Draws each row's test metric, mean and range over seeds, against the time for a user's scores.
+
+    Args:
+        title: of the picture.
+        rows: what to draw; a row without ``scoring_ms``, which old records lack, is left out.
+        metric: such as ``ndcg@10``.
+    """
+    figure, axes = new_figure(title, width=8, height=5)
+    axis = axes[0, 0]
+    families = dict.fromkeys(GROUPS)
+    for name, records in rows.items():
+        if any(record.get("scoring_ms") is None for record in records):
+            continue
+        family = group_of(records[0]["model"])
+        cost = statistics.mean(record["scoring_ms"] for record in records)
+        values = [record["test"][metric] for record in records]
+        mean = statistics.mean(values)
+        bar = axis.errorbar(
+            [cost], [mean], [[mean - min(values)], [max(values) - mean]], fmt="o", capsize=3,
+            color=f"C{list(families).index(family) if family in families else len(families)}",
+            label=None if families.get(family) else family,
+        )  # fmt: skip
+        families[family] = bar
+        axis.annotate(name, (cost, mean), xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axis.set(xscale="log", xlabel="milliseconds for the scores of one test row", ylabel=f"{metric} on test")
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=8)
+    return figure
+
+
+def plot_courses(title: str, rows: Rows) -> Figure:
+    """Draws each row's validation score by epoch, mean over the seeds that reached it; a ring marks a seed's chosen epoch."""
+    figure, axes = new_figure(title, width=8, height=5)
+    axis = axes[0, 0]
+    for number, (name, records) in enumerate(rows.items()):
+        curves = [scores for record in records if len(scores := scored_epochs(record)) > 1]
+        if not curves:
+            continue
+        colour, dash = f"C{number % 10}", ("-", "--", ":")[number // 10 % 3]
+        epochs = sorted(set().union(*curves))
+        means = [statistics.mean(curve[epoch] for curve in curves if epoch in curve) for epoch in epochs]
+        axis.plot(epochs, means, dash, color=colour, label=name)
+        for record in records:
+            best = record["best_epoch"] + 1
+            axis.plot([best], [scored_epochs(record)[best]], "o", fillstyle="none", color=colour)
+    axis.set(xlabel="epoch", ylabel=f"{next(iter(rows.values()))[0]['settings']['valid_metric']} on validation")
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=7, ncols=2)
+    return figure
+
+
+def plot_setting(title: str, records: Iterable[dict[str, Any]], setting: str, metrics: Sequence[str]) -> Figure:
+    """Draws metrics on test against a setting, a panel for each metric and a line for each model.
+
+    Args:
+        title: of the picture.
+        records: of models that have the setting.
+        setting: whose value is the abscissa.
+        metrics: of ``test`` or of ``beyond_accuracy``.
+    """
+    by_model: dict[str, dict[float, list[dict[str, Any]]]] = {}
+    for record in records:
+        by_model.setdefault(record["model"], {}).setdefault(record["settings"][setting], []).append(record)
+    figure, axes = new_figure(title, 1, len(metrics), 4.5 * len(metrics), 4)
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        for model, by_value in by_model.items():
+            values = sorted(by_value)
+            found = [[measured(record, metric) for record in by_value[value]] for value in values]
+            (line,) = axis.plot(values, [statistics.mean(of_value) for of_value in found], label=model)
+            for value, of_value in zip(values, found, strict=True):
+                axis.plot([value] * len(of_value), of_value, ".", color=line.get_color())
+        axis.set(xlabel=setting, ylabel=f"{metric} on test", xscale=_scale(by_model))
+        axis.legend(fontsize=8)
+    return figure
+
+
+def measured(record: Mapping[str, Any], metric: str) -> float:
+    """A metric of the test, of its accuracy or beyond it."""
+    return float({**record.get("beyond_accuracy", {}), **record["test"]}[metric])
+
+
+def scored_epochs(record: Mapping[str, Any]) -> dict[int, float]:
+    """The validation score by epoch, from 1, where there is one."""
+    return {entry["epoch"] + 1: entry["valid_score"] for entry in record["curve"] if "valid_score" in entry}
+
+
+def _scale(by_model: Mapping[str, Mapping[float, Any]]) -> str:
+    """Logarithmic where positive values span more than a factor of 30; a zero among them needs the mixed scale."""
+    values = {value for by_value in by_model.values() for value in by_value}
+    positive = [value for value in values if value > 0]
+    if not positive or max(positive) <= 30 * min(positive):
+        return "linear"
+    return "log" if len(positive) == len(values) else "symlog"
