@@ -43,7 +43,7 @@ PLUGIN_KEYS: dict[str, Any] = {
     "mask_seen": None,  # or True, False: whether what a user has had is ranked (seen_items.py); None: as RecBole has it
     "both_maskings": False,  # or True: the test is evaluated with seen items masked and unmasked (seen_items.py)
     "refit": False,  # or True: test a model trained anew on the training and validation parts (refit.py)
-    "matmul_precision": "highest",  # or high, medium: float32 products of our models (model/accelerate.py)
+    "matmul_precision": "highest",  # or high, medium: float32 products in our models' training (precision.py)
     "nproc": 1,  # processes that train one model (processes.py)
     "torch_compile": False,  # compile our models' networks
 }

@@ -1,6 +1,7 @@
-"""Sets torch's precision of float32 products while one of our models is trained or evaluated, and restores it afterwards.
+"""The precision of float32 products: training has that of the setting ``matmul_precision``, scoring is always exact.
 
-The precision is a state of the process, which also computes other things.
+So a checkpoint ranks the same, whatever it was trained with. torch's precision is a state of the process, which also computes
+other things: it is restored afterwards.
 """
 
 from __future__ import annotations
@@ -18,29 +19,38 @@ from recbole_diffusion.registry import model_of
 
 
 def install() -> None:
-    """Hangs the setting ``matmul_precision`` into RecBole's trainers; a second call changes nothing."""
-    for name in ("fit", "evaluate"):
-        replace(Trainer, name, _with_precision)
+    """Hangs the precision into RecBole's trainers; a second call changes nothing."""
+    replace(Trainer, "fit", _training)
+    replace(Trainer, "evaluate", _scoring)
 
 
 @contextmanager
-def matmul_precision(config: Any) -> Iterator[None]:
-    """Computes as the setting says inside the ``with`` block; leaves models that are not ours alone."""
+def matmul_precision(config: Any, precision: str = "highest") -> Iterator[None]:
+    """Computes products in a precision inside the ``with`` block; leaves models that are not ours alone."""
     if not any(model_of(cls) for cls in config.model_class.__mro__):
         yield
         return
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(config["matmul_precision"] or "highest")
+    torch.set_float32_matmul_precision(precision)
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
 
 
-def _with_precision(original: Callable[..., Any]) -> Callable[..., Any]:
+def _training(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    def precise(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with matmul_precision(self.config, self.config["matmul_precision"] or "highest"):
+            return original(self, *args, **kwargs)
+
+    return fit
+
+
+def _scoring(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def evaluate(self: Any, *args: Any, **kwargs: Any) -> Any:
         with matmul_precision(self.config):
             return original(self, *args, **kwargs)
 
-    return precise
+    return evaluate

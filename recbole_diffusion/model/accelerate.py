@@ -24,9 +24,9 @@ def accelerate(config: Any, *modules: nn.Module) -> None:
     """Checks the setting ``matmul_precision``, which the trainers apply (adapter/precision.py); applies ``torch_compile``.
 
     Args:
-        config: RecBole ``Config``. ``matmul_precision`` is torch's for float32 products (TF32 or bfloat16 passes on a GPU
-            below ``highest``); ``torch_compile`` compiles the forward pass of ``modules`` on first use, which needs a C++
-            compiler on a CPU. RecBole's own ``enable_amp`` is independent of both.
+        config: RecBole ``Config``. ``matmul_precision`` is torch's for float32 products in training: below ``highest``, TF32
+            or bfloat16 on a GPU, at ``medium`` bfloat16 on a CPU that has it. ``torch_compile`` compiles the forward pass of
+            ``modules`` on first use, which needs a C++ compiler on a CPU. RecBole's own ``enable_amp`` is independent of both.
         *modules: what to compile. Parameters keep their names, so checkpoints do not depend on it.
 
     Raises:

@@ -123,7 +123,7 @@ def test_the_precision_of_products_is_restored(tmp_path, monkeypatch, before):
         original = getattr(Trainer, name)
 
         def spy(self, *args, original=original, **kwargs):
-            inside.append(torch.get_float32_matmul_precision())
+            inside.append((original.__name__, torch.get_float32_matmul_precision()))
             return original(self, *args, **kwargs)
 
         monkeypatch.setattr(Trainer, name, spy)
@@ -132,10 +132,11 @@ def test_the_precision_of_products_is_restored(tmp_path, monkeypatch, before):
     torch.set_float32_matmul_precision(before)
     try:
         run_recbole(model="DiffRec", dataset="checkerboard", config_dict=ours)
-        assert set(inside) == {"medium"} and len(inside) >= 3  # training, validation, test
+        assert set(inside) == {("_train_epoch", "medium"), ("_full_sort_batch_eval", "highest")}
+        assert len(inside) >= 3  # training, validation, test
         assert torch.get_float32_matmul_precision() == before
         inside.clear()
         run_recbole(model="BPR", dataset="checkerboard", config_dict=settings)
-        assert set(inside) == {before} == {torch.get_float32_matmul_precision()}
+        assert {precision for _, precision in inside} == {before} == {torch.get_float32_matmul_precision()}
     finally:
         torch.set_float32_matmul_precision("highest")
