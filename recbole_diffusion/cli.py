@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from recbole_diffusion.commands import benchmark, convert, elbo, models, plot, recommend, run, speed
+from recbole_diffusion.commands import benchmark, convert, elbo, models, plot, recommend, report, run, speed
 from recbole_diffusion.settings import NonFiniteLossError, SettingsError
 from recbole_diffusion.version import __version__
 
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"recbole-diffusion {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error, for a report of a bug")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (run, models, recommend, convert, benchmark, plot, elbo, speed):
+    for command in (run, models, recommend, convert, benchmark, report, plot, elbo, speed):
         command.add(commands)
     return parser
 

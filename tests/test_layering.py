@@ -74,7 +74,7 @@ def test_the_library_needs_torch_alone(part):
             assert top in OUTSIDE[part] or top in sys.stdlib_module_names, f"{file.relative_to(PACKAGE)} imports {top}"
 
 
-COMMANDS = ("run", "models", "recommend", "convert", "benchmark", "plot", "elbo", "speed")
+COMMANDS = ("run", "models", "recommend", "convert", "benchmark", "report", "plot", "elbo", "speed")
 
 
 @pytest.mark.parametrize("command", ["--help", "--version", "models", *(f"{name} --help" for name in COMMANDS)])

@@ -182,6 +182,11 @@ def write_record(record: dict[str, Any], file: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """All records of a folder, in the order of their names."""
+    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
+
+
 def compact(record: dict[str, Any]) -> dict[str, Any]:
     """The record with six significant digits in its curves, which have most of its numbers; nothing else changes."""
     result = dict(record)

@@ -14,7 +14,7 @@ from recbole_diffusion.registry import MODELS, closest, stock_models
 from recbole_diffusion.settings import SettingsError
 
 _ROW_KEYS = {"row", "model", "dataset", "seeds", "baseline", "settings", "tune"}
-_SPEC_KEYS = {"title", "metrics", "seeds", "about", "notes", "rows", "published"}
+_SPEC_KEYS = {"title", "metrics", "seeds", "about", "notes", "rows", "published", "simple", "ranks"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +53,8 @@ class Spec:
         notes: text by data set.
         rows: in the page's order.
         published: by data set, mappings of ``row``, ``source`` and metrics.
+        simple: names of the simple rows, the best of which all others are tested against; none: those of simple models.
+        ranks: name of the boards that this page's boards are ranked together with (``results/ranks.md``); None: not ranked.
     """
 
     name: str
@@ -62,6 +64,8 @@ class Spec:
     notes: dict[str, str]
     rows: list[Row]
     published: dict[str, list[dict[str, Any]]]
+    simple: list[str]
+    ranks: str | None
 
 
 def specs() -> list[str]:
@@ -87,6 +91,9 @@ def read_spec(name: str) -> Spec:
     names = [row.name for row in rows]
     if repeated := sorted({row for row in names if names.count(row) > 1}):
         raise SettingsError(f"{file}: rows {repeated} occur more than once; names must differ")
+    simple = content.get("simple", [])
+    if unknown := sorted({*simple} - {*names}):
+        raise SettingsError(f"{file}: simple: no rows {unknown}; rows are {', '.join(names)}")
     return Spec(
         name=file.stem,
         title=content["title"],
@@ -95,6 +102,8 @@ def read_spec(name: str) -> Spec:
         notes=content.get("notes", {}),
         rows=rows,
         published=content.get("published", {}),
+        simple=simple,
+        ranks=content.get("ranks"),
     )
 
 

@@ -50,8 +50,8 @@ def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> 
         SettingsError: a bad specification, an unknown data set, or settings that its model refuses; nothing has run then.
     """
     from recbole_diffusion.benchmark.bench import Bench, keep_spec
+    from recbole_diffusion.benchmark.pages import write_pages
     from recbole_diffusion.benchmark.spec import read_spec
-    from recbole_diffusion.benchmark.table import write_pages
 
     spec = read_spec(options.spec)
     rows = [row for row in spec.rows if options.only.lower() in row.name.lower()]

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from recbole_diffusion.benchmark.table import read_records
+from recbole_diffusion.benchmark.record import read_records
 from recbole_diffusion.speed.report import markdown
 
 BEGIN, END = "<!-- speed tables: generated -->", "<!-- end of speed tables -->"

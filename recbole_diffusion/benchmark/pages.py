@@ -1,0 +1,386 @@
+"""The pages of results, made from records: ``recbole-diffusion report``. Nothing on them is typed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_diffusion.benchmark.boards import Board, Entry, Page, Record, Significance, read_pages, training_s
+from recbole_diffusion.benchmark.record import describe_evaluation
+from recbole_diffusion.benchmark.statistics import LEVEL, Ranks, mean_interval, mean_ranks
+
+_HEAD = """\
+Made by `recbole-diffusion report` from `results/runs/`; do not edit. Values are test metrics: the mean over seeds +- half its
+95 % t-interval, where there are several. `valid` is the metric that chose the epoch, and the settings of a tuned row. Recall@k
+divides by the number of a user's test items, NDCG@k by the best list of k items. Rows that share a `letter` cannot be told
+apart; `p` is against the row that is named. Both are of paired two-sided t-tests over users, of differences averaged over
+seeds, with Holm's adjustment (all pairs for letters, all rows for p; error level 5 %). Published rows are quoted, not run."""
+
+_CURVE_AT = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200)
+
+
+def write_pages(results: Path) -> list[str]:
+    """Writes all pages of a results folder; returns their names."""
+    made = make_pages(results)
+    for name, text in made.items():
+        (results / name).write_text(text, encoding="utf-8")
+    return list(made)
+
+
+def check_pages(results: Path) -> list[str]:
+    """Names of the pages that are not what the records say, those without records among them."""
+    made = make_pages(results)
+    there = {file.name: file.read_text(encoding="utf-8") for file in results.glob("*.md")}
+    return sorted(name for name in {*made, *there} if made.get(name) != there.get(name))
+
+
+def make_pages(results: Path) -> dict[str, str]:
+    """Markdown by file name.
+
+    Raises:
+        SettingsError: a file of users' values is gone, or is not the one that its record names.
+    """
+    pages = read_pages(results)
+    made = {f"{page.name}.md": page_text(page) for page in pages}
+    if ranks := _ranks_text(pages):
+        made["ranks.md"] = ranks
+    if pages:
+        made["README.md"] = _index_text(pages, bool(ranks))
+    return made
+
+
+def page_text(page: Page) -> str:
+    """The Markdown of a page."""
+    lines = [f"# {page.title}", "", *_HEAD.splitlines(), *page.about.splitlines()]
+    for board in page.boards:
+        lines += ["", f"## {board.heading}", "", *_board(board)]
+    lines += ["", _digest(page.records)]
+    return "\n".join(lines) + "\n"
+
+
+def _board(board: Board) -> list[str]:
+    tests = board.significance()
+    lines = [*_data(board), *_budget(board), "", *_accuracy(board, tests), "", *_verdict(board, tests)]
+    lines += ["", *board.note.splitlines()] if board.note else []
+    for masking in board.maskings:
+        tests = board.significance(masking)
+        about = f"The same checkpoints, with the items that a user has had {masking}; nothing was chosen on it."
+        lines += ["", f"### {masking.capitalize()}", "", about, "", *_accuracy(board, tests, masking)]
+        lines += ["", *_verdict(board, tests, masking)]
+    lines += _section("Cost and diversity", _cost(board))
+    lines += _section("Settings", _settings(board))
+    lines += _section("Rerun", _rerun(board))
+    lines += _section("Tuning", _tuning(board))
+    lines += _section("Validation by epoch", _curves(board))
+    return lines + _section("Diagnostics", _diagnostics(board))
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return ["", f"### {title}", "", *lines] if lines else []
+
+
+def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [list(heading), ["---"] * len(heading), *map(list, rows)]
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def _data(board: Board) -> list[str]:
+    """What the rows were computed on, and how they were evaluated; rows of different kinds cannot be compared."""
+    kinds: dict[tuple[str, str, str], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    for name, entry in board.entries.items():
+        for record in entry.records:
+            data = record["data"]
+            counts = " / ".join(f"{count:,}" for count in data["rows"].values())
+            sizes = f"{data['users']:,} users, {data['items']:,} items, {counts} rows"
+            kinds[record["protocol"], sizes, describe_evaluation(record["settings"])][name].append(record)
+    paragraphs = []
+    for (protocol, sizes, how), of_rows in kinds.items():
+        prints = list(dict.fromkeys(record["data"]["fingerprint"] for records in of_rows.values() for record in records))
+        seeds = any(len({record["data"]["fingerprint"] for record in records}) > 1 for records in of_rows.values())
+        data = f"data {', '.join(f'`{name}`' for name in prints)}{' (a split for each seed)' if seeds else ''}"
+        whose = f"{', '.join(of_rows)}: protocol" if len(kinds) > 1 else "Protocol"
+        paragraphs += ["", f"{whose} `{protocol}`, {data}: {sizes}. Evaluation: {how}."]
+    return paragraphs[1:]
+
+
+def _budget(board: Board) -> list[str]:
+    """How much was tried for each tuned row, and what was cut."""
+    parts = []
+    for name, entry in board.entries.items():
+        if entry.trials:
+            ends = [trial["end"] for trial in entry.trials]
+            cut = [f"{ends.count(end)} {end}" for end in ("pruned", "cut", "failed") if end in ends]
+            minutes = sum(trial["seconds"] for trial in entry.trials) / 60
+            parts.append(f"{name} {len(ends)} trials in {minutes:.1f} minutes{''.join(f', {what}' for what in cut)}")
+    return ["", f"Tuned on validation with one seed: {'; '.join(parts)}."] if parts else []
+
+
+def _accuracy(board: Board, tests: Significance, masking: str = "") -> list[str]:
+    against = list(tests.p_values)
+    letter = ["letter"] if tests.letters else []
+    heading = ["row", "source", "seeds", *letter, *board.metrics, "valid", *(f"p, {name}" for name in against), "run"]
+    rows = []
+    for published in board.published if not masking else []:
+        quoted = ["" if published.get(metric) is None else str(published[metric]) for metric in board.metrics]
+        rows.append([published["row"], published["source"], "", *("" for _ in letter), *quoted, "", *("" for _ in against), ""])
+    for name, entry in board.entries.items():
+        selects = entry.records[0]["settings"]["valid_metric"].lower()
+        if masking and not entry.scores(board.metric, masking):
+            continue
+        cells = [name, "ours" if all(record.get("dirty") is False for record in entry.records) else "ours, changed tree"]
+        cells += [str(len(entry.records)), *(tests.letters.get(name, "") for _ in letter)]
+        cells += [_spread(entry.scores(metric, masking)) for metric in board.metrics]
+        cells += [f"{_spread([record['valid'][selects] for record in entry.records])} ({selects})"]
+        cells += [_p(tests.p_values[other].get(name)) for other in against]
+        rows.append([*cells, f"`{entry.records[0]['settings_hash']}`"])
+    return _table(heading, rows)
+
+
+def _verdict(board: Board, tests: Significance, masking: str = "") -> list[str]:
+    """Who wins, and whether that may be luck."""
+    order = board.best_first(masking)
+    if not order:
+        return []
+    best, scores = order[0], {name: board.entries[name].scores(board.metric, masking) for name in order}
+    said = f"**{best}** has the highest {board.metric}, {_spread(scores[best])}."
+    if tests.why_not:
+        return [f"{said} Not tested: {tests.why_not}."]
+    untested = [name for name in order if name not in tests.letters]
+    if best in tests.letters:
+        level = [name for name in order[1:] if {*tests.letters[best]} & {*tests.letters.get(name, "")}]
+        said += f" It cannot be told apart from {_and(level)}." if level else " It is significantly ahead of every other row."
+    for reference, p_values in tests.p_values.items():
+        mean = statistics.mean(scores[reference])
+        ahead = [name for name, p in p_values.items() if p < LEVEL and statistics.mean(scores[name]) > mean]
+        behind = [name for name, p in p_values.items() if p < LEVEL and statistics.mean(scores[name]) < mean]
+        kind = (
+            "the best simple row" if reference == next(iter(tests.p_values)) and reference in board.simple else "the reference"
+        )
+        said += f" Against {reference}, {kind}: significantly better {_and(ahead) or 'none'}; worse {_and(behind) or 'none'}."
+    if untested:
+        said += f" Not tested, without values of each user: {_and(untested)}."
+    return [said]
+
+
+def _and(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+def _cost(board: Board) -> list[str]:
+    """What a row costs and what its lists are like; a column needs a row that has it."""
+    k = board.metric.partition("@")[2]
+    columns: dict[str, Callable[[Entry], str]] = {
+        f"coverage@{k}": lambda entry: _mean(_beyond(entry, f"itemcoverage@{k}"), "{:.3f}"),
+        f"Gini@{k}": lambda entry: _mean(_beyond(entry, f"giniindex@{k}"), "{:.3f}"),
+        f"popularity@{k}": lambda entry: _mean(_beyond(entry, f"averagepopularity@{k}"), "{:.0f}"),
+        f"cold share@{k}": lambda entry: _mean(_beyond(entry, f"colditemshare@{k}"), "{:.3f}"),
+        "best epoch": lambda entry: _mean(_epochs(entry), "{:.0f}"),
+        "training minutes": lambda entry: _mean([training_s(record) / 60 for record in entry.records], "{:.1f}"),
+        "test s": lambda entry: _mean([record["eval_s"]["test"] for record in entry.records], "{:.1f}"),
+        "scoring ms a user": lambda entry: _mean(_each(entry, "scoring_ms"), "{:.3f}"),
+        "network calls a user": lambda entry: _mean(_each(entry, "network_calls"), "{:.0f}"),
+        "parameters": lambda entry: _mean(_each(entry, "parameters"), "{:,.0f}"),
+        "peak MiB": lambda entry: _mean(_each(entry, "peak_memory_mib"), "{:.0f}"),
+        "trials": lambda entry: str(len(entry.trials) or ""),
+    }
+    rows = [[name, *(cell(entry) for cell in columns.values())] for name, entry in board.entries.items()]
+    used = [0, *(i for i in range(1, len(columns) + 1) if any(row[i] for row in rows))]
+    heading = ["row", *columns]
+    table = _table([heading[i] for i in used], [[row[i] for i in used] for row in rows])
+    about = (
+        "Popularity: mean number of training interactions of the items in the lists. Cold share: items that no training row has"
+    )
+    about += " as its target. Means over seeds."
+    return [*table, "", about]
+
+
+def _beyond(entry: Entry, name: str) -> list[Any]:
+    return [record.get("beyond_accuracy", record["test"]).get(name) for record in entry.records]
+
+
+def _each(entry: Entry, key: str) -> list[Any]:
+    return [record.get(key) for record in entry.records]
+
+
+def _epochs(entry: Entry) -> list[Any]:
+    """None of models that train in one pass."""
+    return [record["best_epoch"] + 1 if len(record.get("curve", [])) > 1 else None for record in entry.records]
+
+
+def _settings(board: Board) -> list[str]:
+    lines = []
+    for name, entry in board.entries.items():
+        kept = entry.records[0]["settings"]
+        used = [f"{key} = {kept[key]}" for key in entry.keys if key in kept]  # a record may be older than a setting
+        lines.append(f"- {name}: {entry.model}, {'; '.join(used) if used else 'the defaults'}")
+    return lines
+
+
+def _rerun(board: Board) -> list[str]:
+    """A command for each row whose records have one."""
+    lines = [f"# {name}\n{again}" for name, entry in board.entries.items() if (again := command(entry.records[0]))]
+    return ["```bash", *"\n".join(lines).splitlines(), "```"] if lines else []
+
+
+_DROPPED = {"record", "checkpoint_dir", "show_progress", "state", "resume", "verbose"}
+_FLAGS = {"--resume", "--verbose", "--trust-pickle"}
+
+
+def command(record: Record) -> str:
+    """The command that makes a run again, with the folder of data called ``dataset``; empty if no command made it."""
+    given = record.get("command", [])
+    if given[:2] != ["recbole-diffusion", "run"]:
+        return ""
+    kept, queue = given[:2], given[2:]
+    while queue:
+        option = queue.pop(0)
+        if "=" not in option and option not in _FLAGS and queue:
+            option = f"{option}={queue.pop(0)}"
+        key, _, value = option.removeprefix("--").partition("=")
+        value = "dataset" if key == "data_path" else re.sub(r"^'([^']*)'$", r"\1", value)
+        if key not in _DROPPED:
+            kept.append(_quoted(f"--{key}={value}" if value else option))
+    return " ".join([*kept, "--record=again.json"])
+
+
+def _quoted(word: str) -> str:
+    """For the shell, in double quotes where the word has single ones."""
+    return f'"{word}"' if "'" in word and not re.search(r'["$`\\!]', word) else shlex.quote(word)
+
+
+def _tuning(board: Board) -> list[str]:
+    rows = []
+    for name, entry in board.entries.items():
+        for trial in entry.trials:
+            tried = ", ".join(f"{key} = {value}" for key, value in trial["tried"].items())
+            valid = "" if trial["valid"] is None else f"{trial['valid']:.4f}"
+            rows.append([name, tried, valid, str(trial["epochs"]), "" if trial["end"] == "complete" else trial["end"]])
+    return _table(["row", "tried", "valid", "epochs", "ended"], rows) if rows else []
+
+
+def _curves(board: Board) -> list[str]:
+    rows = []
+    for name, entry in board.entries.items():
+        curves = [record.get("curve", []) for record in entry.records]
+        if max(map(len, curves)) < 2:
+            continue
+        scores = [{entry["epoch"] + 1: entry["valid_score"] for entry in curve if "valid_score" in entry} for curve in curves]
+        rows.append([name, *(_mean([of_seed.get(epoch) for of_seed in scores], "{:.4f}") for epoch in _CURVE_AT)])
+    return _table(["row", *(f"epoch {epoch}" for epoch in _CURVE_AT)], rows) if rows else []
+
+
+def _diagnostics(board: Board) -> list[str]:
+    entries = {name: entry for name, entry in board.entries.items() if all("diagnostics" in record for record in entry.records)}
+    found = {name: [record["diagnostics"] for record in entry.records] for name, entry in entries.items()}
+    keys = list(dict.fromkeys(key for of_row in found.values() for key in of_row[0]))
+    rows = [[name, *(_spread([seed.get(key) for seed in of_row]) for key in keys)] for name, of_row in found.items()]
+    return _table(["row", *keys], rows) if keys else []
+
+
+def _digest(records: Sequence[Record]) -> str:
+    """A changed record changes the page, whatever was changed."""
+    text = json.dumps(sorted(json.dumps(record, sort_keys=True) for record in records))
+    return f"Made from {len(records)} records, sha256 `{hashlib.sha256(text.encode()).hexdigest()[:16]}`."
+
+
+def _spread(values: Sequence[float | None] | None) -> str:
+    """Mean and half the interval; empty unless all seeds have the value."""
+    if not values or any(value is None for value in values):
+        return ""
+    mean, half = mean_interval([float(value) for value in values if value is not None])
+    return f"{mean:.4f}" if half is None else f"{mean:.4f} +- {half:.4f}"
+
+
+def _mean(values: Sequence[Any], form: str) -> str:
+    return "" if not values or any(value is None for value in values) else form.format(statistics.mean(values))
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return ""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+# ------------------------------------------------------------------------------------------------- index and ranks
+
+
+def _index_text(pages: Sequence[Page], ranked: bool) -> str:
+    lines = [
+        "# Results",
+        "",
+        "Made by `recbole-diffusion report` from `results/runs/`; do not edit. The best row of ours on every board, its test",
+        "metric (mean over seeds +- half the 95 % interval), and the rows that cannot be told apart from it (see the pages);",
+        "`?`: not tested, since the runs are from before each user's values were kept.",
+        "",
+    ]
+    rows, commands = [], []
+    for page in pages:
+        for board in page.boards:
+            order, tests = board.best_first(), board.significance()
+            if not order:
+                continue
+            best = order[0]
+            letter = tests.letters.get(best, "")
+            level = [name for name in order[1:] if {*letter} & {*tests.letters.get(name, "")}]
+            simple = next((name for name in order if name in board.simple), "")
+            value = _spread(board.entries[best].scores(board.metric))
+            of_simple = f"{simple}, {_spread(board.entries[simple].scores(board.metric))}" if simple else ""
+            alike = _and(level) or "none" if letter else "?"
+            rows.append([f"[{page.name}]({page.name}.md)", board.heading, board.metric, best, value, letter, alike, of_simple])
+            if again := command(board.entries[best].records[0]):
+                commands.append(f"# {page.name}, {board.heading}: {best}\n{again}")
+    lines += _table(["page", "board", "metric", "best", "value", "letter", "level with", "best simple row"], rows)
+    lines += ["", "[Mean ranks over boards](ranks.md)."] if ranked else []
+    lines += ["", "Each of these, run again (every row has its command on its page):", ""]
+    return "\n".join([*lines, "```bash", *"\n".join(commands).splitlines(), "```"]) + "\n"
+
+
+def rankings(pages: Sequence[Page]) -> dict[str, tuple[list[Board], Ranks]]:
+    """By the name that specifications give (``ranks``): the boards, and the ranks of the rows that are on all of them.
+
+    Two boards, and two rows on both, are needed.
+    """
+    groups: dict[str, list[Board]] = defaultdict(list)
+    for page in pages:
+        for board in page.boards:
+            if board.ranks:
+                groups[board.ranks].append(board)
+    found = {}
+    for name, boards in groups.items():
+        shared = [row for row in boards[0].best_first() if all(row in board.best_first() for board in boards)]
+        if len(boards) > 1 and len(shared) > 1:
+            scores = [
+                {row: statistics.mean(board.entries[row].scores(board.metric) or []) for row in shared} for board in boards
+            ]
+            found[name] = (boards, mean_ranks(scores))
+    return found
+
+
+def _ranks_text(pages: Sequence[Page]) -> str:
+    """The page of mean ranks; empty where no boards share rows."""
+    found = rankings(pages)
+    if not found:
+        return ""
+    lines = [
+        "# Mean ranks",
+        "",
+        "Made by `recbole-diffusion report`; do not edit. Rank 1 is the best test metric on a board; rows that are on",
+    ]
+    lines += [
+        "all boards of a group are ranked. Rows whose mean ranks differ by less than the critical difference (Nemenyi, 5 %)"
+    ]
+    lines += ["cannot be told apart by their ranks; with few boards that is nearly all of them."]
+    for name, (boards, ranks) in sorted(found.items()):
+        lines += ["", f"## {name}", "", f"Boards: {', '.join(f'{board.heading} ({board.metric})' for board in boards)}."]
+        friedman = "" if ranks.friedman_p is None else f" Friedman's test that all are alike: p = {ranks.friedman_p:.3f}."
+        lines += [f"Critical difference: {ranks.critical_difference:.2f}.{friedman}", ""]
+        rows = sorted(ranks.means.items(), key=lambda row: row[1])
+        lines += _table(["row", "mean rank"], [[row, f"{mean:.2f}"] for row, mean in rows])
+    return "\n".join(lines) + "\n"
