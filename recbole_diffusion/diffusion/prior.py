@@ -5,14 +5,14 @@ the tokens, which may be another one for each row. So
 
     q(x_t | x_0) = alphabar_t delta(x_0) + (1 - alphabar_t) p,
 
-and the limit is the prior p, where D3PM has the uniform distribution or a mask. By Bayes' rule, with r(i) the probability of the
-clean token i (given the history) and k(j) = alphabar_t / ((1 - alphabar_t) p(j)),
+and the limit is the prior p, where D3PM has the uniform distribution or a mask. By Bayes' rule, with r(i) the probability of
+the clean token i (given the history) and k(j) = alphabar_t / ((1 - alphabar_t) p(j)),
 
     p(x_0 = i | x_t = j)  =  r(i) (1 + k(j) [i = j]) / (1 + k(j) r(j)):
 
 x_t speaks through one known number, log(1 + k(j)), which is added to the logit of j. At the last level k = 0 and the posterior
-is r itself. **If r does not depend on t, the reverse pass draws from r, whatever the number of its steps**, and the negative ELBO
-is -log r(x_0), because all its steps are the true posteriors of one joint distribution.
+is r itself. **If r does not depend on t, the reverse pass draws from r, whatever the number of its steps**, and the negative
+ELBO is -log r(x_0), because all its steps are the true posteriors of one joint distribution.
 
 The reverse pass needs no draws: r and p being vectors, the distribution of x_s follows from that of x_t in O(n) numbers
 (:meth:`PriorDiffusion.marginal_step`).
@@ -72,7 +72,7 @@ class PriorDiffusion(DoubleTables):
         return torch.log1p((1 - rate) / (rate * p))
 
     def marginal_step(self, m: Tensor, r: Tensor, p: Tensor, t: int, s: int) -> Tensor:
-        """The distribution of x_s where that of x_t is ``m`` and each x_t goes on by sum over x_0 of q(x_s | x_t, x_0) p(x_0 | x_t).
+        """The distribution of x_s where that of x_t is ``m``: sum over x_t and x_0 of m(x_t) p(x_0 | x_t) q(x_s | x_t, x_0).
 
         q(x_s | x_t, x_0), for x_t other than x_0, keeps x_t, goes to x_0 or draws anew from p, with probabilities ``kept``,
         ``shown`` and ``fresh``, which do not depend on p.
@@ -92,6 +92,6 @@ class PriorDiffusion(DoubleTables):
         kept = (kept_since - (1 - from_)) / from_
         shown = (from_ - to) / from_
         fresh = (1 - kept_since) * to / from_
-        k = (1 - from_) / (from_ * p)
-        y = m / (1 + k * r)
-        return y.sum(-1, keepdim=True) * (shown * r + fresh * p) + y * (kept + r * k)
+        k: Tensor = (1 - from_) / (from_ * p)
+        y = m / (k * r + 1)
+        return y.sum(-1, keepdim=True) * (shown * r + fresh * p) + y * (k * r + kept)

@@ -52,7 +52,32 @@ class PriorDiffSettings(CausalSettings):
 
 
 class PriorDiff(CausalRecommender):
-    """PriorDiff (ours): the next item dissolves into a draw from a simple model; the reverse pass starts from that model."""
+    """PriorDiff (ours): the next item dissolves into a draw from a simple model; the reverse pass starts from that model.
+
+    The forward process keeps the target with probability alphabar_t and otherwise replaces it by a draw from a prior
+    p(. | history): ``prior: knn``, SequentialKNN's scores as a distribution, ``pop`` or ``none``, all items alike
+    (:mod:`recbole_diffusion.diffusion.prior`, :class:`~.priors.NextItemPrior`). The posterior of the clean item is its
+    probability r(i) given the history times the likelihood of x_t, which is known. So a network has to learn r alone, here by
+
+        log r(i) = <e_i, h> + gamma(t) log p(i) + constant,
+
+    h the history encoded by a causal Transformer (PackedSASRec's), gamma(t) a number for each level that is learnt. gamma = 1
+    and no network is the prior itself; at the least noise the posterior is nearly all likelihood, and gamma matters little.
+
+    Training: a random level for each target, x_t from the forward process, cross-entropy of the target among all items under
+    the posterior. In training the prior does not know the user's future (``NextItemPrior``). For a share ``uncond_prob`` of
+    the targets the term of the prior is left out, as the condition is in classifier-free guidance (Ho and Salimans 2022):
+    the network learns to recommend without it, where it would otherwise learn a correction of the prior alone, which is less
+    when both are added. ``guidance_scale`` w then weighs the prior (1 + w) gamma(t) log p(i).
+
+    Scoring: the reverse pass starts from the prior's draw, which carries nothing of the target, so **one shot** has r(T) as its
+    distribution, exactly and without drawing. More ``sampler_steps``: the distribution of the reverse pass over all its draws,
+    in closed form. If gamma were the same at all levels every number of steps would give r; ``diagnostics()`` says how much
+    they differ as it is.
+
+    Ablations: ``prior: none``, uniform discrete diffusion; ``steps: 1``, no diffusion: cross-entropy with the prior in the
+    logits; both, PackedSASRec; the prior alone is SequentialKNN with popularity mixed in.
+    """
 
     settings_class = PriorDiffSettings
 
@@ -160,10 +185,10 @@ class PriorDiff(CausalRecommender):
 
     @torch.no_grad()
     def diagnostics(self) -> dict[str, float]:
-        """The largest change of a log-probability when one shot takes the place of all steps, over up to 256 training histories.
+        """The largest change of a log-probability when one shot takes the place of all steps.
 
-        ``one_shot_same_top10``: share of the ten best items that stay so. ``prior_multiple_first``, ``_last``: gamma at the least
-        noise and at the prior.
+        Over up to 256 training histories. ``one_shot_same_top10``: share of the ten best items that stay so.
+        ``prior_multiple_first``, ``_last``: gamma at the least noise and at the prior.
         """
         training = self.training
         self.eval()

