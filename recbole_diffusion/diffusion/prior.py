@@ -46,7 +46,7 @@ class PriorDiffusion(DoubleTables):
         check_levels(table)
         if float(table[-1]) != 1:
             raise ValueError(f"rates must end at 1, all tokens drawn from the prior, got {float(table[-1])}")
-        self._numbers = [*table.tolist(), 0.0]
+        self._numbers: list[float] = [*table.tolist(), 0.0]
         self.register_buffer("rates", table, persistent=False)
 
     @property
@@ -92,6 +92,6 @@ class PriorDiffusion(DoubleTables):
         kept = (kept_since - (1 - from_)) / from_
         shown = (from_ - to) / from_
         fresh = (1 - kept_since) * to / from_
-        k: Tensor = (1 - from_) / (from_ * p)
+        k = (1 - from_) / (from_ * p)
         y = m / (k * r + 1)
         return y.sum(-1, keepdim=True) * (shown * r + fresh * p) + y * (k * r + kept)

@@ -211,11 +211,11 @@ def test_one_level_is_cross_entropy_with_the_prior_in_the_logits(tmp_path):
     torch.testing.assert_close(run.model.calculate_loss(batch), cross_entropy(logits, target - 1))
 
 
-def test_without_network_and_at_multiple_one_it_is_the_prior(trained):
+def test_without_network_and_with_a_multiple_of_one_in_all_it_is_the_prior(trained):
     model, batch = trained.model, trained.batch()
     with torch.no_grad():
         model.item_embedding.weight.zero_()
-        model.multiple.fill_(1 / (1 + model.settings.guidance_scale))
+        model.multiple.fill_(1 - model.settings.guidance_scale)
         expected = model.prior(batch["item_id_list"], batch["item_length"]).log()
         torch.testing.assert_close(model.log_probabilities(batch, 1), expected, rtol=1e-4, atol=1e-5)
 

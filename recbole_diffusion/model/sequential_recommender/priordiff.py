@@ -67,8 +67,10 @@ class PriorDiff(CausalRecommender):
     Training: a random level for each target, x_t from the forward process, cross-entropy of the target among all items under
     the posterior. In training the prior does not know the user's future (``NextItemPrior``). For a share ``uncond_prob`` of
     the targets the term of the prior is left out, as the condition is in classifier-free guidance (Ho and Salimans 2022):
-    the network learns to recommend without it, where it would otherwise learn a correction of the prior alone, which is less
-    when both are added. ``guidance_scale`` w then weighs the prior (1 + w) gamma(t) log p(i).
+    the network learns to recommend without it, where it would otherwise learn a correction of the prior alone. gamma falls
+    as the network learns, since the likelihood of all items has less and less need of the prior; the order of the first
+    ones still gains by it. So scoring adds w log p(i), w = ``guidance_scale``, as a classifier's in classifier guidance
+    (Dhariwal and Nichol 2021): the multiple is gamma(t) + w then.
 
     Scoring: the reverse pass starts from the prior's draw, which carries nothing of the target, so **one shot** has r(T) as its
     distribution, exactly and without drawing. More ``sampler_steps``: the distribution of the reverse pass over all its draws,
@@ -172,7 +174,7 @@ class PriorDiff(CausalRecommender):
         """Logits of r_t, the probabilities of the clean item before x_t is seen."""
         if self.multiple is None:
             return products
-        return products + (1 + self.settings.guidance_scale) * self.multiple[t] * log_p
+        return products + (self.multiple[t] + self.settings.guidance_scale) * log_p
 
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
         """Scores ``[B, n_items]``: log-probabilities; the padding item's is -inf."""
