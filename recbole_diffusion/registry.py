@@ -86,6 +86,7 @@ MODELS = {
         _sequential("ADRec", "diffusion", packs=True, trainer="staged"),
         _sequential("FMRec", "diffusion", packs=True),
         _sequential("MaskDiff", "diffusion", packs=True),
+        _sequential("PriorDiff", "diffusion", packs=True),
         _sequential("BBDRec", "diffusion", packs=True, trainer="staged"),
         _sequential("PackedSASRec", "sequential", packs=True),
         _sequential("PackedGRU4Rec", "sequential", packs=True),

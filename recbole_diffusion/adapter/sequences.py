@@ -20,9 +20,8 @@ from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 
-from recbole_diffusion.model.sequential_recommender.causal import TARGETS
+from recbole_diffusion.model.sequential_recommender.causal import PLACE, TARGETS
 
-_PLACE = "place_in_sequences"  # column of the rows: where in the ordered interactions the target is
 _POOL = 64  # least number of batches among which windows are sorted by length, where there are so many
 
 
@@ -69,7 +68,7 @@ class SequenceDataset(SequentialDataset):
         target = np.flatnonzero(place > first)
         length = np.minimum(target - first[target], self.max_item_list_len)
         self.inter_feat = self._ordered[target]
-        more = {self.item_list_length_field: torch.from_numpy(length), _PLACE: torch.from_numpy(target)}
+        more = {self.item_list_length_field: torch.from_numpy(length), PLACE: torch.from_numpy(target)}
         self.inter_feat.update(Interaction(more))
 
     def build(self) -> list[SequenceDataset]:
@@ -89,7 +88,7 @@ class SequenceDataset(SequentialDataset):
         length = rows[self.item_list_length_field]
         column = torch.arange(self.max_item_list_len)
         outside = column >= length[:, None]
-        index = ((rows[_PLACE] - length)[:, None] + column).clamp(max=len(self._ordered) - 1)
+        index = ((rows[PLACE] - length)[:, None] + column).clamp(max=len(self._ordered) - 1)
         unused = (self.config["unused_col"] or {}).get("inter", [])
         for field in self._ordered:
             list_field = getattr(self, f"{field}_list_field", None)
@@ -101,14 +100,14 @@ class SequenceDataset(SequentialDataset):
 
     def sequences(self) -> Sequences:
         """The sequences that the rows of the training part were cut from."""
-        if _PLACE in self.inter_feat:
+        if PLACE in self.inter_feat:
             return self._cut_from_interactions()
         lists = self.inter_feat[self.iid_field + self.config["LIST_SUFFIX"]]
         rows = (self.inter_feat[field] for field in (self.item_list_length_field, self.iid_field, self.uid_field))
         return join_rows(lists, *rows)
 
     def _cut_from_interactions(self) -> Sequences:
-        targets = self.inter_feat[_PLACE].sort().values
+        targets = self.inter_feat[PLACE].sort().values
         items, users = self._ordered[self.iid_field], self._ordered[self.uid_field]
         is_target = torch.zeros(len(items), dtype=torch.bool)
         is_target[targets] = True
@@ -122,11 +121,11 @@ class SequenceDataset(SequentialDataset):
 
     def inter_matrix(self, form: str = "coo", value_field: str | None = None) -> Any:
         """The user-item matrix of the part's interactions; RecBole's, where rows carry their histories."""
-        if _PLACE not in self.inter_feat:
+        if PLACE not in self.inter_feat:
             return super().inter_matrix(form, value_field)
         # An item without a row of its own is the first of its user: it precedes a target of history length 1.
         first = self.inter_feat[self.item_list_length_field] == 1
-        place = torch.cat([self.inter_feat[_PLACE], self.inter_feat[_PLACE][first] - 1])
+        place = torch.cat([self.inter_feat[PLACE], self.inter_feat[PLACE][first] - 1])
         return self._create_sparse_matrix(self._ordered[place], self.uid_field, self.iid_field, form, value_field)
 
 
@@ -183,7 +182,8 @@ class SequenceDataLoader(AbstractDataLoader):
 
     * ``item_id_list`` ``[B, L]``, the inputs, and ``item_length`` ``[B]``, how many they are;
     * ``targets`` ``[B, L]``, the item after each input where that is a target of the window, otherwise 0;
-    * ``user_id`` ``[B]``.
+    * ``user_id`` ``[B]``;
+    * ``place_in_sequences`` ``[B]``, the index of the item after the first input in :meth:`SequenceDataset.sequences`.
 
     ``train_batch_size`` counts targets, as for RecBole's rows. Batches are of windows of similar length, in random order;
     their number is the same in every epoch. All draws come from the loader's generator, whose state a resumed run restores.
@@ -203,7 +203,7 @@ class SequenceDataLoader(AbstractDataLoader):
         self._targets_before = torch.cat([padding[:1], sequences.is_target.cumsum(0)])
         self.sample_size = int(sequences.is_target.sum())
         self.fields = (
-            dataset.iid_field + config["LIST_SUFFIX"], config["ITEM_LIST_LENGTH_FIELD"], TARGETS, dataset.uid_field,
+            dataset.iid_field + config["LIST_SUFFIX"], config["ITEM_LIST_LENGTH_FIELD"], TARGETS, dataset.uid_field, PLACE,
         )  # fmt: skip
         self.rank, self.processes = (0, 1) if config["single_spec"] else (dist.get_rank(), dist.get_world_size())
         super().__init__(config, dataset, sampler, shuffle=True)
@@ -261,4 +261,5 @@ class SequenceDataLoader(AbstractDataLoader):
         items = self._items[index] * (index < (end - 1)[:, None])
         index += 1
         targets = self._targets[index] * ((index >= begin[:, None]) & (index < end[:, None]))
-        return Interaction(dict(zip(self.fields, (items, length, targets, self.sequences.users[sequence]), strict=True)))
+        fields = items, length, targets, self.sequences.users[sequence], start + 1
+        return Interaction(dict(zip(self.fields, fields, strict=True)))

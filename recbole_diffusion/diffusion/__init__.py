@@ -31,6 +31,7 @@ straight paths and Euler steps (rectified flow; FMRec)                ``flow.Rec
 heat on the graph of items and its reverse step (GiffCF)              ``heat.GraphHeat``
 blur and sharpen as one polynomial (BSPM)                             ``heat.sharpen``
 absorbing diffusion of tokens; one token is cross-entropy             ``absorbing.AbsorbingDiffusion``
+diffusion of a token towards a prior's draw                           ``prior.PriorDiffusion``
 the reverse pass of these, over any grid                              ``samplers.stepwise``
 ====================================================================  ==================================================
 """
@@ -52,6 +53,7 @@ from recbole_diffusion.diffusion.objective import (
     reconstruction_nll,
     training_loss,
 )
+from recbole_diffusion.diffusion.prior import PriorDiffusion
 from recbole_diffusion.diffusion.process import PREDICTIONS, Denoiser, GaussianDiffusion, Network
 from recbole_diffusion.diffusion.samplers import SAMPLERS, SteppedProcess, ancestral, ddim, dpmpp_2m, stepwise, time_grid
 from recbole_diffusion.diffusion.schedule import SCHEDULES, make_betas
@@ -75,6 +77,7 @@ __all__ = [
     "ItemMLP",
     "Network",
     "Noise",
+    "PriorDiffusion",
     "RectifiedFlow",
     "Smooth",
     "SteppedProcess",

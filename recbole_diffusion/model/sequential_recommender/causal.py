@@ -14,6 +14,8 @@ from recbole_diffusion.settings import Settings, setting
 
 TARGETS = "targets"
 """Field of a batch of windows: the item after each input, 0 where that is no target."""
+PLACE = "place_in_sequences"
+"""Field of a training batch: the place of a row's target, or of the item after a window's first input, in all sequences."""
 
 
 @dataclasses.dataclass(frozen=True)

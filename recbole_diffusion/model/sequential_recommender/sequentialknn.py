@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -119,16 +120,35 @@ def cooccurrences(
     Returns:
         ``[n_items, n_items]``: earlier item by later item; the padding item has no pair.
     """
+
+    def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for distance in range(1, min(window, histories.shape[1]) + 1):
+            rows = np.flatnonzero(lengths >= distance)
+            earlier = histories[rows, lengths[rows] - distance]
+            yield earlier[earlier > 0], targets[rows[earlier > 0]]
+
+    return count_pairs(pairs(), n_items)
+
+
+def count_pairs(pairs: Iterable[tuple[np.ndarray, np.ndarray]], n_items: int) -> scipy.sparse.csr_array:
+    """Adds up pairs of an earlier and a later item, each with the inverse of their distance.
+
+    Args:
+        pairs: the earlier and the later items of all pairs at distance 1, at distance 2, and so on.
+        n_items: the padding item included.
+
+    Returns:
+        ``[n_items, n_items]``: earlier item by later item.
+    """
     total = scipy.sparse.csr_array((n_items, n_items))
     held: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    last = min(window, histories.shape[1])
-    for distance in range(1, last + 1):
-        rows = np.flatnonzero(lengths >= distance)
-        earlier = histories[rows, lengths[rows] - distance]
-        rows, earlier = rows[earlier > 0], earlier[earlier > 0]
-        held.append((earlier, targets[rows], np.full(len(rows), 1.0 / distance)))
-        if distance == last or sum(len(part[0]) for part in held) > _PAIRS_AT_ONCE:
-            row, column, value = (np.concatenate(parts) for parts in zip(*held, strict=True))
-            total = total + scipy.sparse.csr_array((value, (row, column)), shape=(n_items, n_items))
-            held = []
-    return total
+
+    def add() -> scipy.sparse.csr_array:
+        row, column, value = (np.concatenate(parts) for parts in zip(*held, strict=True))
+        return total + scipy.sparse.csr_array((value, (row, column)), shape=(n_items, n_items))
+
+    for distance, (earlier, later) in enumerate(pairs, 1):
+        held.append((earlier, later, np.full(len(earlier), 1.0 / distance)))
+        if sum(len(part[0]) for part in held) > _PAIRS_AT_ONCE:
+            total, held = add(), []
+    return add() if held else total

@@ -1,0 +1,207 @@
+"""PriorDiff: discrete diffusion of the next item towards an informative prior. Of no paper."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from recbole_diffusion.diffusion.denoisers import ACTIVATIONS
+from recbole_diffusion.diffusion.prior import PriorDiffusion
+from recbole_diffusion.diffusion.samplers import time_grid
+from recbole_diffusion.model.accelerate import accelerate
+from recbole_diffusion.model.sequential_recommender.causal import PLACE, TARGETS, CausalRecommender, CausalSettings
+from recbole_diffusion.model.sequential_recommender.priors import PRIORS, NextItemPrior, draw
+from recbole_diffusion.model.sequential_recommender.transformer import CausalTransformer
+from recbole_diffusion.settings import SettingsError, setting
+
+_SAMPLE = 256  # training histories that diagnostics are computed on
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorDiffSettings(CausalSettings):
+    """Types and ranges; meanings and defaults are in ``properties/model/PriorDiff.yaml``."""
+
+    prior: str = setting(choices=PRIORS)
+    prior_smoothing: float = setting(gt=0, le=1)
+    knn_window: int = setting(ge=1)
+    knn_decay: float = setting(gt=0, le=1)
+    knn_history_length: int = setting(ge=1)
+    steps: int = setting(ge=1)
+    sampler_steps: int = setting(ge=1)
+    uncond_prob: float = setting(ge=0, le=1)
+    guidance_scale: float = setting(ge=0)
+    n_layers: int = setting(ge=1)
+    n_heads: int = setting(ge=1)
+    hidden_size: int = setting(ge=1)
+    inner_size: int = setting(ge=1)
+    hidden_dropout_prob: float = setting(ge=0, lt=1)
+    attn_dropout_prob: float = setting(ge=0, lt=1)
+    hidden_act: str = setting(choices=tuple(ACTIVATIONS))
+    layer_norm_eps: float = setting(gt=0)
+    initializer_range: float = setting(gt=0)
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.n_heads:
+            raise SettingsError(f"hidden_size = {self.hidden_size!r}: must be a multiple of n_heads = {self.n_heads!r}")
+        if self.sampler_steps > self.steps:
+            raise SettingsError(f"sampler_steps = {self.sampler_steps!r}: must be <= steps = {self.steps!r}")
+
+
+class PriorDiff(CausalRecommender):
+    """PriorDiff (ours): the next item dissolves into a draw from a simple model; the reverse pass starts from that model.
+
+    The forward process keeps the target with probability alphabar_t and otherwise replaces it by a draw from a prior
+    p(. | history): ``prior: knn``, SequentialKNN's scores as a distribution, ``pop`` or ``none``, all items alike
+    (:mod:`recbole_diffusion.diffusion.prior`, :class:`~.priors.NextItemPrior`). The posterior of the clean item is its
+    probability r(i) given the history times the likelihood of x_t, which is known. So a network has to learn r alone, here by
+
+        log r(i) = <e_i, h> + gamma(t) log p(i) + constant,
+
+    h the history encoded by a causal Transformer (PackedSASRec's), gamma(t) a number for each level that is learnt. gamma = 1
+    and no network is the prior itself; at the least noise the posterior is nearly all likelihood, and gamma matters little.
+
+    Training: a random level for each target, x_t from the forward process, cross-entropy of the target among all items under
+    the posterior. In training the prior does not know the user's future (``NextItemPrior``). For a share ``uncond_prob`` of
+    the targets the term of the prior is left out, as the condition is in classifier-free guidance (Ho and Salimans 2022):
+    the network learns to recommend without it, where it would otherwise learn a correction of the prior alone. gamma falls
+    as the network learns, since the likelihood of all items has less and less need of the prior; the order of the first
+    ones still gains by it. So scoring adds w log p(i), w = ``guidance_scale``, as a classifier's in classifier guidance
+    (Dhariwal and Nichol 2021): the multiple is gamma(t) + w then.
+
+    Scoring: the reverse pass starts from the prior's draw, which carries nothing of the target, so **one shot** has r(T) as its
+    distribution, exactly and without drawing. More ``sampler_steps``: the distribution of the reverse pass over all its draws,
+    in closed form. If gamma were the same at all levels every number of steps would give r; ``diagnostics()`` says how much
+    they differ as it is.
+
+    Ablations: ``prior: none``, uniform discrete diffusion; ``steps: 1``, no diffusion: cross-entropy with the prior in the
+    logits; both, PackedSASRec; the prior alone is SequentialKNN with popularity mixed in.
+    """
+
+    settings_class = PriorDiffSettings
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        s = self.settings = PriorDiffSettings.read(config)
+        self.item_embedding = nn.Embedding(self.n_items, s.hidden_size, padding_idx=0)
+        self.encoder = CausalTransformer(
+            s.hidden_size, self.max_seq_length, s.n_layers, s.n_heads, s.inner_size, s.hidden_dropout_prob,
+            s.attn_dropout_prob, s.hidden_act, norm_first=False, eps=s.layer_norm_eps,
+        )  # fmt: skip
+        self.apply(self._init_weights)
+        self.multiple = nn.Parameter(torch.ones(s.steps)) if s.prior != "none" else None  # gamma(t)
+        self.process = PriorDiffusion(s.steps)
+        self.prior = NextItemPrior(
+            s.prior, dataset, self.n_items, self.max_seq_length, s.prior_smoothing, s.knn_window, s.knn_decay,
+            s.knn_history_length,
+        )  # fmt: skip
+        if PLACE not in dataset.inter_feat and s.train_positions == "last" and s.prior != "none":
+            raise SettingsError(
+                "train_positions = 'last': rows that are given do not say where in a sequence they are; use all"
+            )
+        rows = dataset[torch.linspace(0, len(dataset) - 1, min(len(dataset), _SAMPLE)).long()]
+        self.sample = type(rows)({field: rows[field] for field in (self.ITEM_SEQ, self.ITEM_SEQ_LEN)})
+        accelerate(config, self.encoder)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=self.settings.initializer_range)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    def encode(self, items: torch.Tensor) -> torch.Tensor:
+        return self.encoder(self.item_embedding(items))
+
+    def encode_last(self, items: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+        return self.encoder.last(self.item_embedding(items), length)
+
+    def products(self, state: torch.Tensor) -> torch.Tensor:
+        """What the network has to say of items 1, 2, ...: encoded histories ``[N, d]`` -> ``[N, n_items - 1]``."""
+        return state @ self.item_embedding.weight[1:].T
+
+    def calculate_loss(self, interaction: Any) -> torch.Tensor:
+        """The mean cross-entropy of the targets given x_t, at a random noise level for each."""
+        state, target, _ = self.positions(interaction)
+        target = target - 1
+        p = self.prior.of_targets(self._places(interaction))
+        t = torch.randint(self.settings.steps, target.shape, device=target.device)
+        u = torch.rand(3, len(target), device=target.device)
+        x_t = self.process.q_sample(target, t, u[0], draw(p, u[1]))
+        return cross_entropy(self.posterior_logits(self.products(state), p, x_t, t, u[2] >= self.settings.uncond_prob), target)
+
+    def posterior_logits(
+        self, products: torch.Tensor, p: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor, guided: torch.Tensor
+    ) -> torch.Tensor:
+        """log p(x_0 | x_t, history) up to a constant, ``[N, n]``.
+
+        Args:
+            products: of the network, ``[N, n]``.
+            p: the prior, ``[N, n]`` or ``[1, n]``.
+            x_t: ``[N]``, counted from 0.
+            t: ``[N]``.
+            guided: bool ``[N]``, where the network is given the prior.
+        """
+        logits = products.float()
+        if self.multiple is not None:
+            logits = logits + (self.multiple[t] * guided)[:, None] * p.log()
+        of_x_t = p.expand(len(x_t), -1).gather(1, x_t[:, None]).squeeze(1)
+        return logits.scatter_add(1, x_t[:, None], self.process.evidence(of_x_t, t)[:, None])
+
+    def _places(self, interaction: Any) -> torch.Tensor:
+        """Where in the training sequences the targets of :meth:`positions` are, ``[N]``."""
+        if TARGETS not in interaction:
+            return interaction[PLACE]
+        row, column = interaction[TARGETS].nonzero(as_tuple=True)
+        return interaction[PLACE][row] + column
+
+    @torch.no_grad()
+    def log_probabilities(self, interaction: Any, n_steps: int) -> torch.Tensor:
+        """log of the reverse pass's distribution of items 1, 2, ..., ``[B, n_items - 1]``."""
+        items, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        products, p = self.products(self.condition(interaction)).float(), self.prior(items, length)
+        log_p = p.log()
+        if n_steps == 1:
+            return self._clean(products, log_p, self.settings.steps - 1).log_softmax(1)
+        m = p
+        for t, s in time_grid(self.process, n_steps):
+            m = self.process.marginal_step(m, self._clean(products, log_p, t).softmax(1), p, t, s)
+        return m.log()
+
+    def _clean(self, products: torch.Tensor, log_p: torch.Tensor, t: int) -> torch.Tensor:
+        """Logits of r_t, the probabilities of the clean item before x_t is seen."""
+        if self.multiple is None:
+            return products
+        return products + (self.multiple[t] + self.settings.guidance_scale) * log_p
+
+    def full_sort_predict(self, interaction: Any) -> torch.Tensor:
+        """Scores ``[B, n_items]``: log-probabilities; the padding item's is -inf."""
+        scores = self.log_probabilities(interaction, self.settings.sampler_steps)
+        return nn.functional.pad(scores, (1, 0), value=-torch.inf)
+
+    def predict(self, interaction: Any) -> torch.Tensor:
+        """Scores of history-item pairs ``[B]``."""
+        return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
+
+    @torch.no_grad()
+    def diagnostics(self) -> dict[str, float]:
+        """The largest change of a log-probability when one shot takes the place of all steps.
+
+        Over up to 256 training histories. ``one_shot_same_top10``: share of the ten best items that stay so.
+        ``prior_multiple_first``, ``_last``: gamma at the least noise and at the prior.
+        """
+        training = self.training
+        self.eval()
+        one, all_ = (self.log_probabilities(self.sample.to(self.device), n) for n in (1, self.settings.steps))
+        k = min(10, one.shape[1])
+        top = torch.zeros_like(all_, dtype=torch.bool).scatter_(1, all_.topk(k).indices, True)
+        self.train(training)
+        found = {
+            "one_shot_score_difference": float((one - all_).abs().max()),
+            "one_shot_same_top10": float(top.gather(1, one.topk(k).indices).float().mean()),
+        }
+        if self.multiple is not None:
+            found |= {"prior_multiple_first": float(self.multiple[0]), "prior_multiple_last": float(self.multiple[-1])}
+        return found
