@@ -15,6 +15,7 @@ from recbole_diffusion.benchmark.per_user import read_users
 from recbole_diffusion.benchmark.record import read_records
 from recbole_diffusion.benchmark.spec import Row, Spec, read_spec
 from recbole_diffusion.benchmark.statistics import Comparison, Runs
+from recbole_diffusion.settings import SettingsError
 
 Record = dict[str, Any]
 
@@ -172,8 +173,13 @@ def read_pages(results: Path) -> list[Page]:
 
     Args:
         results: has ``runs/`` with records, their users' values, and the specifications that the package does not bring.
+
+    Raises:
+        SettingsError: no such folder.
     """
     folder = results / "runs"
+    if not folder.is_dir():
+        raise SettingsError(f"{folder}: no such folder; name one with runs/ in it, or make it: recbole-diffusion benchmark")
     by_dataset: dict[str, list[Record]] = defaultdict(list)
     by_benchmark: dict[str, list[Record]] = defaultdict(list)
     for record in read_records(folder):

@@ -45,7 +45,7 @@ def make_pages(results: Path) -> dict[str, str]:
     """Markdown by file name.
 
     Raises:
-        SettingsError: a file of users' values is gone, or is not the one that its record names.
+        SettingsError: no records, or a file of users' values that is gone or is not the one that its record names.
     """
     pages = read_pages(results)
     made = {f"{page.name}.md": page_text(page) for page in pages}

@@ -8,6 +8,7 @@ sequential model): ``rows`` counts them, and all other arrays have a value for e
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from recbole_diffusion.benchmark.record import write_record
 from recbole_diffusion.settings import SettingsError
 
 
@@ -72,6 +74,20 @@ def read_users(record: dict[str, Any], folder: Path) -> dict[str, np.ndarray]:
         rows = arrays["rows"]
         first = np.cumsum(rows) - rows
         return {name: np.add.reduceat(arrays[name].astype(np.float64), first) / rows for name in arrays.files if name != "rows"}
+
+
+def drop_trials(folder: Path) -> None:
+    """Removes the users' values of trials that were not chosen: rows of pages are tested, trials are not.
+
+    The chosen trial is the run of its row with that seed, and says so; until it does, its row's trials keep theirs.
+    """
+    records = {file: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
+    labelled = {file: record | record["benchmark"] for file, record in records.items() if "benchmark" in record}
+    chosen = {(run["name"], run["row"], run["seed"]) for run in labelled.values() if run["role"] == "seed"}
+    for file, run in labelled.items():
+        if run["role"] == "trial" and run.get("per_user") and (run["name"], run["row"], run["seed"]) in chosen:
+            write_record(records[file] | {"per_user": None}, file)
+            (folder / run["per_user"]["file"]).unlink(missing_ok=True)
 
 
 def _sha256(file: Path) -> str:

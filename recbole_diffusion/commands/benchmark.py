@@ -51,6 +51,7 @@ def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> 
     """
     from recbole_diffusion.benchmark.bench import Bench, keep_spec
     from recbole_diffusion.benchmark.pages import write_pages
+    from recbole_diffusion.benchmark.per_user import drop_trials
     from recbole_diffusion.benchmark.spec import read_spec
 
     spec = read_spec(options.spec)
@@ -67,6 +68,7 @@ def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> 
         return 0
     keep_spec(options.spec, spec.name, options.results / "runs")
     failures = [failed for row in rows for failed in bench.run(row)]
+    drop_trials(options.results / "runs")
     write_pages(options.results)
     for file in failures:
         print(f"failed: see {file}", file=sys.stderr)

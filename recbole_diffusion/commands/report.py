@@ -37,7 +37,7 @@ def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> 
         1 if a checked page is not what the records say, else 0.
 
     Raises:
-        SettingsError: a file of users' values is gone, or is not the one that its record names.
+        SettingsError: no records, or a file of users' values that is gone or is not the one that its record names.
     """
     from recbole_diffusion.benchmark.pages import check_pages, write_pages
 

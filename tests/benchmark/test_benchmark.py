@@ -44,6 +44,14 @@ def test_runs_are_made_once_and_the_best_on_validation_gets_all_seeds(spec, tmp_
     assert by_k[30, 1]["valid"]["ndcg@5"] > by_k[1, 1]["valid"]["ndcg@5"]
     roles = {key: record["benchmark"]["role"] for key, record in by_k.items()}
     assert roles == {(1, 1): "trial", (30, 1): "seed", (30, 2): "seed"}
+    # A trial that was not chosen keeps no values of users.
+    assert {key: record["per_user"] is not None for key, record in by_k.items()} == {
+        (1, 1): False,
+        (30, 1): True,
+        (30, 2): True,
+    }
+    users = {file.name for file in (tmp_path / "results" / "runs").glob("*.users.npz")}
+    assert users == {by_k[30, seed]["per_user"]["file"] for seed in (1, 2)}
     page = (tmp_path / "results" / "tiny.md").read_text()
     test = [by_k[30, seed]["test"]["ndcg@5"] for seed in (1, 2)]
     assert f"| {statistics.mean(test):.4f} +- " in page

@@ -198,7 +198,13 @@ def test_rows_of_no_benchmark_are_named_by_what_differs_best_first(tmp_path):
     assert "## Protocol leave-one-out" in text
 
 
-@pytest.mark.parametrize("change", [
+def test_a_folder_without_runs_is_refused(tmp_path, capsys):
+    assert report(tmp_path) == 2 and "runs: no such folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
     lambda results: (results / "toy.md").write_text((results / "toy.md").read_text().replace("0.1000", "0.9000")),
     lambda results: (results / "toy.md").unlink(),
     lambda results: (results / "other.md").write_text("| best |"),

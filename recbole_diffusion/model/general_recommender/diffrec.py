@@ -143,6 +143,11 @@ class DiffRec(DerivedFromWeights, RowScorer, GeneralRecommender):
             raise SettingsError("noise_scale = 0.0: a model trained without noise has no likelihood terms")
         return self.process.denoiser(self.network, self.settings.mean_type), self.rows.dense(interaction[self.USER_ID])
 
+    @property
+    def network_calls(self) -> int:
+        """How often a user goes through the denoiser for its scores; in hidden space, through all of it but the items."""
+        return self.settings.steps
+
     def score_rows(self, users: torch.Tensor, out: torch.Tensor) -> None:
         """Writes the users' scores; see :class:`recbole_diffusion.model.row_scorer.RowScorer`."""
         noise = keyed_noise(users, self.noise_seed)

@@ -69,6 +69,11 @@ class FlowCF(RowScorer, GeneralRecommender):
         t = torch.randint(self.settings.steps, (len(x_0),), device=x_0.device)
         return squared_error(self._estimate(self.process.q_sample(x_0, t), t), x_0).mean() / self.rows.n_items
 
+    @property
+    def network_calls(self) -> int:
+        """How often a user goes through the network for its scores."""
+        return self.settings.sampling_steps
+
     def score_rows(self, users: torch.Tensor, out: torch.Tensor) -> None:
         """Writes the users' scores; see :class:`recbole_diffusion.model.row_scorer.RowScorer`."""
         out[:] = self._estimate_at(self._flipped(self.rows.dense(users)), 0)

@@ -133,6 +133,11 @@ class GiffCF(RowScorer, GeneralRecommender):
         x0_hat = self.network(z, densified(c, self.n_items - 1), self.filter.of_sparse(c), t)
         return squared_error(x0_hat, x_0).mean()
 
+    @property
+    def network_calls(self) -> int:
+        """How often a user goes through the network for its scores."""
+        return self.settings.sampling_steps
+
     def score_rows(self, users: torch.Tensor, out: torch.Tensor) -> None:
         """Writes the users' scores; see :class:`recbole_diffusion.model.row_scorer.RowScorer`."""
         rows = self.rows.sparse(users)

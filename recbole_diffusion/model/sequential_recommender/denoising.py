@@ -260,6 +260,12 @@ class DenoisingRecommender(GeneratedQuery):
 
     # --------------------------------------------------------------------------------------------------- generation
 
+    @property
+    def network_calls(self) -> int:
+        """How often a history's last position goes through the Transformer for its scores."""
+        s = self.settings
+        return 1 if s.sampler == "one_pass" else s.sampler_steps or s.steps
+
     def generate(self, items: torch.Tensor, length: torch.Tensor, keys: torch.Tensor, sampler: str) -> torch.Tensor:
         """The reverse process; ``one_pass``: its first estimate of x_0, which is what it returns over a single step."""
         last = length.clamp(min=1) - 1

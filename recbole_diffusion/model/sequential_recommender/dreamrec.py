@@ -237,6 +237,15 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
             samples[sample] = sampler(cond, lambda x, draw, first=sample * draws_of_one: noise(x, first + draw))
         return samples.mean(0) if len(samples) > 1 else samples[0]
 
+    @property
+    def network_calls(self) -> int:
+        """How often a history goes through the denoiser for its scores: never where all steps are one product."""
+        s = self.settings
+        if self._has_closed_form():
+            return 0
+        steps = s.sampler_steps if s.sampler in ("ddim", "dpmpp_2m") else s.steps
+        return s.n_samples * steps * (1 if s.guidance_scale == 0 else 2)
+
     def _has_closed_form(self) -> bool:
         return self.settings.sampler in ("exact", "mean") and self.network.is_affine
 

@@ -80,6 +80,11 @@ class MaskDiff(EmbeddingScorer):
         query = x.gather(1, length.view(-1, 1, 1).expand(-1, 1, x.shape[2]))
         return self.layers[-1].at(query, x, padding).squeeze(1)
 
+    @property
+    def network_calls(self) -> int:
+        """How often a history goes through the Transformer for its scores."""
+        return 1
+
     def query(self, interaction: Any) -> torch.Tensor:
         items, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         return self.encode_last(items[:, : max(int(length.max()), 1)], length)

@@ -110,6 +110,12 @@ class PreferDiff(DerivedFromWeights, GeneratedQuery):
         """(1 - cos(x_0, f(x_t, h, t)))^2, ``[N]``."""
         return (1 - cosine_similarity(self.network(self.process.q_sample(x_0, t, eps), cond, t), x_0)).square()
 
+    @property
+    def network_calls(self) -> int:
+        """How often a history goes through the denoiser for its scores: never where all steps are one product."""
+        s = self.settings
+        return len(s.grid()) * (1 if s.guidance_scale == 0 else 2) if s.sampler == "loop" else 0
+
     def generate(self, items: torch.Tensor, length: torch.Tensor, keys: torch.Tensor, sampler: str) -> torch.Tensor:
         cond = self.encode_last(items, length)
         if sampler == "mean":
