@@ -98,7 +98,7 @@ class PriorDiff(CausalRecommender):
             s.prior, dataset, self.n_items, self.max_seq_length, s.prior_smoothing, s.knn_window, s.knn_decay,
             s.knn_history_length,
         )  # fmt: skip
-        if PLACE not in dataset.inter_feat and s.train_positions == "last" and s.prior != "none":
+        if PLACE not in dataset.inter_feat and s.train_positions == "last":
             raise SettingsError(
                 "train_positions = 'last': rows that are given do not say where in a sequence they are; use all"
             )
