@@ -121,6 +121,9 @@ def test_a_long_sequence_loses_no_target(walks, model):
             assert 1 <= n_targets.min() and n_targets.max() <= W
             assert torch.equal(batch["item_length"], (batch["item_id_list"] > 0).sum(1))
             assert n_targets.sum() <= 30 + W
+            row, column = batch["targets"].nonzero(as_tuple=True)
+            place = batch["place_in_sequences"][row] + column
+            assert torch.equal(loader.sequences.items[place], batch["targets"][row, column])
 
 
 def test_a_model_without_positions_reads_before_its_window(walks):

@@ -24,6 +24,7 @@ VARIANTS = {
                  {"n_samples": 2, "ranking": "centred"}],
     "DiffuRec": [{}, {"train_positions": "all"}, {"sampler": "one_pass"}],
     "PreferDiff": [{"sampler_steps": 2}, {"sampler_steps": 2, "sampler": "loop"}],
+    "PriorDiff": [{"sampler_steps": 1}, {"sampler_steps": 3, "prior": "pop"}, {"sampler_steps": 2, "train_positions": "last"}],
     "PackedSASRec": [{}, {"loss": "gbce"}, {"loss": "bce", "negatives_from": "unseen"}, {"train_positions": "last"}],
     "CFGAN": [{}, {"mode": "item"}],
 }  # fmt: skip

@@ -98,7 +98,7 @@ class PriorDiff(CausalRecommender):
             s.prior, dataset, self.n_items, self.max_seq_length, s.prior_smoothing, s.knn_window, s.knn_decay,
             s.knn_history_length,
         )  # fmt: skip
-        if PLACE not in dataset.inter_feat and s.train_positions == "last" and s.prior != "none":
+        if PLACE not in dataset.inter_feat and s.train_positions == "last":
             raise SettingsError(
                 "train_positions = 'last': rows that are given do not say where in a sequence they are; use all"
             )
@@ -144,11 +144,11 @@ class PriorDiff(CausalRecommender):
             t: ``[N]``.
             guided: bool ``[N]``, where the network is given the prior.
         """
+        of_x_t = p.expand(len(x_t), -1).gather(1, x_t[:, None])
         logits = products.float()
         if self.multiple is not None:
-            logits = logits + (self.multiple[t] * guided)[:, None] * p.log()
-        of_x_t = p.expand(len(x_t), -1).gather(1, x_t[:, None]).squeeze(1)
-        return logits.scatter_add(1, x_t[:, None], self.process.evidence(of_x_t, t)[:, None])
+            logits = torch.addcmul(logits, (self.multiple[t] * guided)[:, None], p.log())
+        return logits.scatter_add(1, x_t[:, None], self.process.evidence(of_x_t, t))
 
     def _places(self, interaction: Any) -> torch.Tensor:
         """Where in the training sequences the targets of :meth:`positions` are, ``[N]``."""
