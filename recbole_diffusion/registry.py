@@ -168,11 +168,13 @@ def listed() -> dict[str, list[str]]:
 
 
 def group_of(name: str) -> str:
-    """The group of a model in lists and tables."""
+    """The group of a model in lists and tables; a class of the user's own is in none of ours."""
     model = find(name)
     if model:
         return model.group
-    return _BASELINES[name][0] if name in _BASELINES else _TASKS[_source_of(name).parent.name]
+    if name in _BASELINES:
+        return _BASELINES[name][0]
+    return _TASKS[_source_of(name).parent.name] if name in stock_models() else "your own"
 
 
 def describe(name: str) -> str:

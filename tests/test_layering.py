@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "convert": {"convert", "settings"},
     "model": {"model", "diffusion"} | LIGHT,
     "adapter": {"adapter", "model"} | LIGHT,
-    "benchmark": {"benchmark", "adapter"} | LIGHT,
+    "benchmark": {"benchmark", "adapter", "plots"} | LIGHT,
     "speed": {"speed", "benchmark", "adapter", "model", "diffusion"} | LIGHT,
     "analysis": {"analysis", "adapter", "model", "diffusion"} | LIGHT,
     "plots": {"plots", "analysis", "adapter", "model", "diffusion"} | LIGHT,

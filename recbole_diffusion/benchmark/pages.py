@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import shlex
 import statistics
@@ -13,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from recbole_diffusion.benchmark.boards import Board, Entry, Page, Record, Significance, read_pages, training_s
+from recbole_diffusion.benchmark.html import NAME as HTML
+from recbole_diffusion.benchmark.pictures import FOLDER, digest, pictures_of
 from recbole_diffusion.benchmark.record import describe_evaluation
 from recbole_diffusion.benchmark.statistics import LEVEL, Ranks, mean_interval, mean_ranks
 
@@ -59,9 +59,13 @@ def make_pages(results: Path) -> dict[str, str]:
 def page_text(page: Page) -> str:
     """The Markdown of a page."""
     lines = [f"# {page.title}", "", *_HEAD.splitlines(), *page.about.splitlines()]
+    pictures = pictures_of(page)
     for board in page.boards:
         lines += ["", f"## {board.heading}", "", *_board(board)]
-    lines += ["", _digest(page.records)]
+        links = [f"![{name}]({FOLDER}/{name}.svg)" for name, (of_board, _) in pictures.items() if of_board is board]
+        lines += _section("Pictures", links)
+    # A changed record changes the page, whatever was changed.
+    lines += ["", f"Made from {len(page.records)} records, sha256 `{digest(page.records)}`."]
     return "\n".join(lines) + "\n"
 
 
@@ -284,12 +288,6 @@ def _diagnostics(board: Board) -> list[str]:
     return _table(["row", *keys], rows) if keys else []
 
 
-def _digest(records: Sequence[Record]) -> str:
-    """A changed record changes the page, whatever was changed."""
-    text = json.dumps(sorted(json.dumps(record, sort_keys=True) for record in records))
-    return f"Made from {len(records)} records, sha256 `{hashlib.sha256(text.encode()).hexdigest()[:16]}`."
-
-
 def _spread(values: Sequence[float | None] | None) -> str:
     """Mean and half the interval; empty unless all seeds have the value."""
     if not values or any(value is None for value in values):
@@ -338,6 +336,10 @@ def _index_text(pages: Sequence[Page], ranked: bool) -> str:
                 commands.append(f"# {page.name}, {board.heading}: {best}\n{again}")
     lines += _table(["page", "board", "metric", "best", "value", "letter", "level with", "best simple row"], rows)
     lines += ["", "[Mean ranks over boards](ranks.md)."] if ranked else []
+    lines += ["", f"All boards to sort, filter and hover over: [{HTML}]({HTML}) (download it; it needs no network)."]
+    for page in pages:
+        first = next((name for name in pictures_of(page) if name.endswith("cost")), None)
+        lines += ["", f"![{page.title}: accuracy against cost]({FOLDER}/{first}.svg)"] if first else []
     lines += ["", "Each of these, run again (every row has its command on its page):", ""]
     return "\n".join([*lines, "```bash", *"\n".join(commands).splitlines(), "```"]) + "\n"
 

@@ -52,14 +52,19 @@ def check_file(file: str | Path) -> Path:
     return path
 
 
-def save(figure: Figure, file: str | Path) -> None:
+def save(figure: Figure, file: str | Path, mark: str = "") -> None:
     """Writes a figure as PNG or SVG, by the file's ending.
+
+    Args:
+        figure: what to write.
+        file: where to.
+        mark: text that the file is to hold as its description.
 
     Raises:
         SettingsError: another ending, or a file that cannot be written.
     """
     path = check_file(file)
     try:
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=150, metadata={"Description": mark} if mark else None)
     except OSError as error:
         raise SettingsError(f"picture {str(file)!r}: {error.strerror or error}") from error
