@@ -211,6 +211,19 @@ def test_one_level_is_cross_entropy_with_the_prior_in_the_logits(tmp_path):
     torch.testing.assert_close(run.model.calculate_loss(batch), cross_entropy(logits, target - 1))
 
 
+def test_a_prior_that_training_never_sees_is_left_out_of_its_loss(tmp_path):
+    run = Prepared("PriorDiff", FAST | {"steps": 1, "uncond_prob": 1.0}, tmp_path)
+    run.model.eval()  # no dropout
+    batch = next(iter(run.train))
+    state, target, _ = run.model.positions(batch)
+    actual = run.model.calculate_loss(batch)
+    torch.testing.assert_close(actual, cross_entropy(run.model.products(state), target - 1))
+    p = run.model.prior.of_targets(run.model._places(batch))
+    unguided = torch.zeros(len(target), dtype=torch.bool)
+    logits = run.model.posterior_logits(run.model.products(state), p, target - 1, torch.zeros_like(target), unguided)
+    torch.testing.assert_close(actual, cross_entropy(logits, target - 1))
+
+
 def test_without_network_and_with_a_multiple_of_one_in_all_it_is_the_prior(trained):
     model, batch = trained.model, trained.batch()
     with torch.no_grad():

@@ -13,6 +13,7 @@ from recbole_diffusion.diffusion.denoisers import ACTIVATIONS
 from recbole_diffusion.diffusion.prior import PriorDiffusion
 from recbole_diffusion.diffusion.samplers import time_grid
 from recbole_diffusion.model.accelerate import accelerate
+from recbole_diffusion.model.item_cross_entropy import item_cross_entropy
 from recbole_diffusion.model.sequential_recommender.causal import PLACE, TARGETS, CausalRecommender, CausalSettings
 from recbole_diffusion.model.sequential_recommender.priors import PRIORS, NextItemPrior, draw
 from recbole_diffusion.model.sequential_recommender.transformer import CausalTransformer
@@ -126,6 +127,8 @@ class PriorDiff(CausalRecommender):
         """The mean cross-entropy of the targets given x_t, at a random noise level for each."""
         state, target, _ = self.positions(interaction)
         target = target - 1
+        if self.settings.steps == 1 and self.settings.uncond_prob == 1:  # neither the prior nor its draw is in the logits
+            return item_cross_entropy(state, self.item_embedding.weight[1:], target)
         p = self.prior.of_targets(self._places(interaction))
         t = torch.randint(self.settings.steps, target.shape, device=target.device)
         u = torch.rand(3, len(target), device=target.device)
