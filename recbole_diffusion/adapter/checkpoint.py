@@ -31,8 +31,9 @@ from recbole.utils import init_logger, init_seed, set_color
 
 from recbole_diffusion.adapter import refit
 from recbole_diffusion.adapter.codec import decode, encode, plain
-from recbole_diffusion.adapter.config import ignore_command_line, known_keys
+from recbole_diffusion.adapter.config import ignore_command_line
 from recbole_diffusion.adapter.eval_input import input_of
+from recbole_diffusion.adapter.known_keys import known_keys
 from recbole_diffusion.adapter.patch import replace
 from recbole_diffusion.adapter.pickles import kind_of, trust_pickles
 from recbole_diffusion.registry import model_of

@@ -8,12 +8,10 @@ merging; :func:`install` hangs our layers into it, so stock entry points read th
 from __future__ import annotations
 
 import functools
-import inspect
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -21,35 +19,19 @@ from typing import Any
 import numpy as np
 from recbole.config import Config
 from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
-from recbole.utils import ModelType, argument_list
+from recbole.utils import ModelType
 
 from recbole_diffusion.adapter.checks import check_values, names_no_negatives, rules_of
 from recbole_diffusion.adapter.eval_input import check_test_input
+from recbole_diffusion.adapter.known_keys import PLUGIN_KEYS, check_keys, stock_yaml
 from recbole_diffusion.adapter.memory import within_memory
 from recbole_diffusion.adapter.patch import replace
+from recbole_diffusion.adapter.protocols import of_dataset, protocol_file
 from recbole_diffusion.adapter.refit import check_refit
 from recbole_diffusion.adapter.seen_items import check_mask_seen
-from recbole_diffusion.property_files import names_in, properties_dir, read_yaml
+from recbole_diffusion.property_files import properties_dir, read_yaml
 from recbole_diffusion.registry import closest, model_of, recbole_dir
 from recbole_diffusion.settings import SettingsError
-
-# Keys of the plugin's own, with their defaults.
-PLUGIN_KEYS: dict[str, Any] = {
-    "strict_config": True,  # refuse unknown keys
-    "corrections": True,  # change results of RecBole's own models (corrections.py); off for those in a stock script
-    "protocol": None,  # name of the evaluation
-    "empty_histories": "pad",  # or drop: what becomes of rows without a history in given parts (given_histories.py)
-    "test_input": "train",  # or train+valid: what general models see at test time (eval_input.py)
-    "mask_seen": None,  # or True, False: whether what a user has had is ranked (seen_items.py); None: as RecBole has it
-    "both_maskings": False,  # or True: the test is evaluated with seen items masked and unmasked (seen_items.py)
-    "refit": False,  # or True: test a model trained anew on the training and validation parts (refit.py)
-    "matmul_precision": "highest",  # or high, medium: float32 products in our models' training (precision.py)
-    "nproc": 1,  # processes that train one model (processes.py)
-    "torch_compile": False,  # compile our models' networks
-}
-
-# What an evaluation protocol decides; a user's value for one of these is an override that the record names.
-PROTOCOL_KEYS = ("eval_args", "metrics", "topk", "valid_metric", "repeatable", "test_input", "mask_seen", "refit")
 
 
 class RunConfig(Config):
@@ -176,16 +158,9 @@ def _check_before_use(
         sources = {"file": config.file_config_dict, "argument": config.variable_config_dict}
         check_keys(model, model_class, sources | {name: layers[name] for name in ("protocol", "data set")}, stock_keys)
     own_yaml = properties_dir() / "model" / f"{model}.yaml"
-    yaml = own_yaml if model_of(model_class) and own_yaml.is_file() else _stock_yaml(model, model_class)
+    yaml = own_yaml if model_of(model_class) and own_yaml.is_file() else stock_yaml(model, model_class)
     for key, value in check_values(merged, rules_of(model, model_class, yaml)).items():
         (given if key in given else internal)[key] = value
-
-
-def _stock_yaml(model: str, model_class: type) -> Path:
-    """RecBole's defaults of a model; ours have none there, but for RecBole's networks under another name."""
-    spec = model_of(model_class)
-    name = (spec.stock_yaml or "-") if spec else model
-    return recbole_dir() / "properties" / "model" / f"{name}.yaml"
 
 
 def _merge_eval_args(config: Config, stock: Any, layers: list[dict[str, Any]]) -> None:
@@ -219,19 +194,14 @@ def _our_layers(config: Config, model: str, model_class: type, dataset: str) -> 
     data_path = given.get("data_path", config.internal_config_dict["data_path"])
     # A stock script that runs a model of RecBole's gets RecBole's settings: it knows nothing of a YAML beside the data.
     corrects = given.get("corrections", is_checked(config, model_class))
-    of_dataset = _of_dataset(dataset, Path(data_path) / dataset) if corrects else {}
+    of_data = of_dataset(dataset, Path(data_path) / dataset) if corrects else {}
     # Who names the protocol: the user, or the data set (for the parts that it brings), or the model.
-    of_parts = of_dataset.get("protocol") if given.get("benchmark_filename", True) else None
+    of_parts = of_data.get("protocol") if given.get("benchmark_filename", True) else None
     protocol = given.get("protocol") or of_parts or _default_protocol(config, model_class)
     of_protocol = {} if protocol in (None, "recbole-default") else read_yaml(protocol_file(protocol))
     spec = model_of(model_class)
     of_model = read_yaml(properties_dir() / "model" / f"{model}.yaml") if spec and not spec.stock_yaml else {}
-    return {"protocol": of_protocol, "data set": of_dataset, "model": of_model | {"protocol": protocol}}
-
-
-def _of_dataset(dataset: str, folder: Path) -> dict[str, Any]:
-    """What the YAML files of a data set say: ours, and the one in its folder."""
-    return _read_all(properties_dir() / "dataset" / f"{dataset}.yaml", folder / f"{dataset}.yaml")
+    return {"protocol": of_protocol, "data set": of_data, "model": of_model | {"protocol": protocol}}
 
 
 def _default_protocol(config: Config, model_class: type) -> str | None:
@@ -243,11 +213,6 @@ def _default_protocol(config: Config, model_class: type) -> str | None:
     if isinstance(config, RunConfig) and issubclass(model_class, GeneralRecommender):
         return "ratio-80-10-10"
     return None
-
-
-def _read_all(*files: Path) -> dict[str, Any]:
-    """The settings of the files that exist; later files win."""
-    return {key: value for file in files if file.is_file() for key, value in read_yaml(file).items()}
 
 
 def _drop_negatives(config: Config, model: str, of_model: dict[str, Any]) -> None:
@@ -265,43 +230,6 @@ def _drop_negatives(config: Config, model: str, of_model: dict[str, Any]) -> Non
     if takes_none and asked is not None and not (isinstance(asked, dict) and names_no_negatives(asked)):
         getLogger().warning(f"train_neg_sample_args = {asked}: ignored, {model} takes no sampled negatives")
         given["train_neg_sample_args"] = None
-
-
-def protocol_file(name: str) -> Path:
-    """The YAML of a protocol, by name or by path.
-
-    Raises:
-        SettingsError: no such protocol.
-    """
-    if not isinstance(name, str):
-        raise SettingsError(f"protocol = {name!r}: must be a string, one of {', '.join(names_in('protocol'))}, or a YAML file")
-    named = properties_dir() / "protocol" / f"{name}.yaml"
-    if named.is_file():
-        return named
-    if name.endswith((".yaml", ".yml")) and Path(name).is_file():
-        return Path(name)
-    known = [*names_in("protocol"), "recbole-default"]
-    raise SettingsError(
-        f"unknown protocol {name!r}{closest(name, known)}; known: {', '.join(known)}"
-    )
-
-
-def protocol_name(config: Config) -> str:
-    """What the record calls the evaluation.
-
-    Given parts are nobody's split: unless the data set names the protocol that they are made for, they are called by what they
-    are, and the protocol only says which metrics are taken.
-    """
-    name = config["protocol"] or "recbole-default"
-    made_for = _of_dataset(config["dataset"], Path(config["data_path"])).get("protocol")
-    return f"given-parts (metrics of {name})" if config["benchmark_filename"] and name != made_for else name
-
-
-def protocol_overrides(config: Config) -> dict[str, Any]:
-    """What the user changed of the protocol that ``config`` names, for the record to say so."""
-    base = dict(config.internal_config_dict)
-    given = config.external_config_dict
-    return {key: given[key] for key in PROTOCOL_KEYS if key in given and given[key] != base.get(key)}
 
 
 # ---------------------------------------------------------------------------------------------------- the checks
@@ -331,83 +259,11 @@ def recbole_refusals(about: str = "") -> Iterator[None]:
         raise SettingsError(about + " ".join(str(error).split())) from error
 
 
-def check_keys(model: str, model_class: type, sources: dict[str, dict[str, Any]], others: set[str]) -> None:
-    """Refuses keys that neither RecBole nor the model reads.
-
-    Args:
-        model: its name.
-        model_class: its class.
-        sources: the settings to check, by where they come from.
-        others: further known keys.
-
-    Raises:
-        SettingsError: names the key and the closest known one.
-    """
-    known = known_keys(model, model_class) | others
-    for source, given in sources.items():
-        for key in given:
-            if key not in known:
-                raise SettingsError(
-                    f"unknown setting {key!r} ({source}) for {model}{closest(key, known)}; "
-                    "strict_config=False accepts any key"
-                )
-
-
 def _check_cut(config: Config) -> None:
     """Refuses to read more of a history than there is. Only what was asked for is judged: the default is cut in silence."""
     asked, there = config.external_config_dict.get("history_length"), config["MAX_ITEM_LIST_LENGTH"]
     if asked is not None and config["history_length"] > there:
         raise SettingsError(f"history_length = {asked}: must be at most MAX_ITEM_LIST_LENGTH = {there}")
-
-
-def known_keys(model: str, model_class: type) -> set[str]:
-    """Every key that RecBole, the plugin or the model reads."""
-    keys = set(_common_keys()) | set(PLUGIN_KEYS)
-    settings_class = getattr(model_class, "settings_class", None)
-    if settings_class is not None:
-        return keys | set(settings_class.keys())
-    for cls in model_class.__mro__:
-        if not cls.__module__.startswith(("torch.", "builtins")):
-            with suppress(OSError, TypeError):  # a class of a notebook has no file
-                keys |= _keys_read_in(Path(inspect.getfile(cls)))
-    file = _stock_yaml(model, model_class)
-    return keys | (set(read_yaml(file)) if file.is_file() else set())
-
-
-@functools.lru_cache(maxsize=1)
-def _common_keys() -> frozenset[str]:
-    """Keys of RecBole's own: its YAML files, its argument lists, and what its source outside the models reads."""
-    keys = {
-        "model",
-        "dataset",
-        "config_files",
-        "nproc",
-        "ip",
-        "port",
-        "world_size",
-        "group_offset",
-        "offset",
-        "local_rank",
-    }
-    for arguments in ("general", "training", "evaluation", "dataset"):
-        keys |= set(getattr(argument_list, f"{arguments}_arguments"))
-    properties = recbole_dir() / "properties"
-    for file in [
-        properties / "overall.yaml",
-        properties / "dataset" / "sample.yaml",
-        properties / "dataset" / "ml-100k.yaml",
-    ]:
-        keys |= set(read_yaml(file))
-    for folder in ("config", "data", "evaluator", "quick_start", "sampler", "trainer", "utils"):
-        for file in sorted((recbole_dir() / folder).rglob("*.py")):
-            keys |= _keys_read_in(file)
-    return frozenset(keys)
-
-
-@functools.cache
-def _keys_read_in(source: Path) -> frozenset[str]:
-    """The keys ``k`` of every ``config["k"]`` in a source file: RecBole documents no complete list."""
-    return frozenset(re.findall(r"config\[[\"']([\w-]+)[\"']\]", source.read_text(encoding="utf-8")))
 
 
 def check_dataset(config: Config) -> None:

@@ -20,7 +20,8 @@ import psutil
 import torch
 
 from recbole_diffusion.adapter.checkpoint import settings_of
-from recbole_diffusion.adapter.config import PLUGIN_KEYS, protocol_name, protocol_overrides
+from recbole_diffusion.adapter.known_keys import PLUGIN_KEYS
+from recbole_diffusion.adapter.protocols import protocol_name, protocol_overrides
 from recbole_diffusion.settings import SettingsError
 from recbole_diffusion.version import __version__
 

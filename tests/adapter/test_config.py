@@ -7,7 +7,9 @@ from recbole.config import Config
 
 from recbole_diffusion import registry
 from recbole_diffusion.adapter import lookup
-from recbole_diffusion.adapter.config import build_config, known_keys, protocol_name, protocol_overrides
+from recbole_diffusion.adapter.config import build_config
+from recbole_diffusion.adapter.known_keys import known_keys
+from recbole_diffusion.adapter.protocols import protocol_name, protocol_overrides
 from recbole_diffusion.property_files import names_in, properties_dir
 from recbole_diffusion.settings import SettingsError
 
