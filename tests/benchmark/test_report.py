@@ -54,7 +54,7 @@ def test_a_browser_draws_sorts_and_filters(results):
     used = results / "used.html"
     used.write_text(page.replace("</body>", use), encoding="utf-8")
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", f"--user-data-dir={results / 'profile'}"]
-    dom = subprocess.run([*command, used.as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
+    dom = subprocess.run([*command, used.as_uri()], capture_output=True, text=True, timeout=300, check=True).stdout
     assert rows(dom) == [("low", False), ("middle &lt;&amp;&gt;", False), ("high", True)]
     assert "main-svg" in dom and "milliseconds for the scores" in dom  # plotly has drawn
 
