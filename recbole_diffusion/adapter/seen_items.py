@@ -35,8 +35,13 @@ def check_mask_seen(config: Any) -> None:
         SettingsError: names the setting and what is allowed.
     """
     value, modes = config["mask_seen"], config["eval_args"]["mode"]
-    if config["both_maskings"] and (config["MODEL_TYPE"] != ModelType.SEQUENTIAL or modes["test"] != "full"):
-        raise SettingsError("both_maskings = True: for sequential models whose test ranks all items (mode: full); else False")
+    if config["both_maskings"] and modes["test"] != "full":
+        raise SettingsError(
+            f"both_maskings = True: nothing is masked where only candidates are ranked (eval_args, mode: {modes['test']}); "
+            "allowed: False, or mode: full"
+        )
+    if config["both_maskings"] and config["repeatable"] and config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+        raise SettingsError("both_maskings = True: with repeatable = True RecBole takes every item for unseen; allowed: False")
     if value is None:
         return
     if not isinstance(value, bool):

@@ -167,7 +167,7 @@ def _verdict(board: Board, tests: Significance, masking: str = "") -> list[str]:
         kind = (
             "the best simple row" if reference == next(iter(tests.p_values)) and reference in board.simple else "the reference"
         )
-        said += f" Against {reference}, {kind}: significantly better {_and(ahead) or 'none'}; worse {_and(behind) or 'none'}."
+        said += f" Significantly better than {reference}, {kind}: {_and(ahead) or 'none'}; worse: {_and(behind) or 'none'}."
     if untested:
         said += f" Not tested, without values of each user: {_and(untested)}."
     return [said]
@@ -277,7 +277,9 @@ def _curves(board: Board) -> list[str]:
             continue
         scores = [{entry["epoch"] + 1: entry["valid_score"] for entry in curve if "valid_score" in entry} for curve in curves]
         rows.append([name, *(_mean([of_seed.get(epoch) for of_seed in scores], "{:.4f}") for epoch in _CURVE_AT)])
-    return _table(["row", *(f"epoch {epoch}" for epoch in _CURVE_AT)], rows) if rows else []
+    used = [i for i in range(1, len(_CURVE_AT) + 1) if any(row[i] for row in rows)]
+    heading = [f"epoch {epoch}" for epoch in _CURVE_AT]
+    return _table(["row", *(heading[i - 1] for i in used)], [[row[0], *(row[i] for i in used)] for row in rows]) if used else []
 
 
 def _diagnostics(board: Board) -> list[str]:

@@ -70,7 +70,7 @@ def test_a_page_by_hand(tmp_path):
     valid, test = (f"0.2000 +- {T_1 * spread / 2:.4f}" for spread in (0.2, 0.1))  # half the difference times t
     assert f"| A | ours | 2 | {test} | {valid} (ndcg@10) | `0000000000` |" in lines
     assert "| A | 2 | 3.0 | 0.5 |" in lines  # best epoch, training minutes, seconds of the test
-    assert any(line.startswith("| A | 0.1000 | 0.2000 |") for line in lines)  # the curve
+    assert "| row | epoch 1 | epoch 2 |" in lines and "| A | 0.1000 | 0.2000 |" in lines  # the curve
     assert "Evaluation: seen items masked, not refitted, sees the training items." in text and "Note." in lines
     assert not any(line.startswith("| B ") for line in lines)
     assert "Diagnostics" not in text  # only one of the two has some
@@ -167,7 +167,7 @@ def test_rows_are_tested_over_users(tested):
     assert [rows[name][letter] for name in ("EASE", "level", "behind", "old")] == ["a", "a", "b", ""]
     assert (rows["EASE"][p], rows["behind"][p], rows["old"][p]) == ("", "< 0.001", "") and float(rows["level"][p]) > 0.05
     assert re.search(r"\*\*(EASE|level)\*\* has the highest ndcg@10, .* It cannot be told apart from (EASE|level)\.", accuracy)
-    assert "Against EASE, the best simple row: significantly better none; worse behind." in accuracy
+    assert "Significantly better than EASE, the best simple row: none; worse: behind." in accuracy
     assert "Not tested, without values of each user: old." in accuracy
     second = [line.split(" | ") for line in unmasked.split("### Cost")[0].splitlines() if line.startswith("| ")]
     assert {row[0].strip("| "): row[letter] for row in second[2:]} == {"EASE": "a", "level": "a", "behind": "a"}
