@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,10 +27,12 @@ class Tracked:
             training; None keeps none. A run that finds the file goes on from it and ends as the uninterrupted run would
             have. Whoever has used the trained model removes the file.
         trained_on: the parts that it trains on, for the checkpoint: ``train`` or ``train+valid``.
+        watcher: called with the trainer after every evaluation; an error that it raises ends the training.
     """
 
     state_file: Path | None = None
     trained_on: str = "train"
+    watcher: ClassVar[Callable[[Any], None] | None] = None
     _loaders: tuple[Any, ...] = ()
 
     def __init__(self, config: Any, model: torch.nn.Module) -> None:
@@ -88,6 +91,8 @@ class Tracked:
         started = perf_counter()
         score, result = super()._valid_epoch(*args, **kwargs)  # type: ignore[misc]
         self.curve[-1].update(valid_score=float(score), eval_s=perf_counter() - started)
+        if Tracked.watcher is not None:
+            Tracked.watcher(self)
         return score, result
 
     def _store(self, epoch: int, finished: bool = False) -> None:
