@@ -6,7 +6,6 @@ A new example is run by itself. What cannot be run stands in ``ONLY_PARSED``, wo
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,11 +14,12 @@ import yaml
 
 from convert import sources
 from recbole_diffusion import run_recbole_diffusion
+from recbole_diffusion.benchmark import attended
 from recbole_diffusion.benchmark.pages import write_pages
 from recbole_diffusion.cli import _parser, main
 from recbole_diffusion.convert.convert import convert
 from recbole_diffusion.speed import sizes
-from toy import COLUMNS, QUIET
+from toy import COLUMNS, QUIET, in_this_process
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README_CN.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -36,6 +36,8 @@ ONLY_PARSED = {
     'eval "$(register-python-argcomplete recbole-diffusion)"': "changes a shell; tests/test_cli.py completes",
     "nohup recbole-diffusion benchmark families-ml-100k --results results &": _BACKGROUND,
     "nohup recbole-diffusion benchmark reproduction --data_path dataset --results results &": _BACKGROUND,
+    "recbole-diffusion benchmark smoke --jobs 2 --results smoke": "takes minutes; tests/benchmark has the same on toy data",
+    "recbole-diffusion benchmark families-ml-100k --jobs 4 --ray 10.0.0.1:6379": "needs a cluster",
     "recbole-diffusion run --model=DiffRec --nproc=2": "starts two processes; tests/adapter/test_processes.py does",
     "recbole-diffusion speed dreamrec --size zhihu --device cuda": "needs a GPU",
     "recbole-diffusion recommend saved/DiffRec-ml-100k-0123456789.pth --k 20 --out lists.parquet": (
@@ -194,18 +196,8 @@ def at_desk(desk, monkeypatch):
     (desk / "docs/images").mkdir(parents=True, exist_ok=True)
     for kind, size in SMALL_SIZES.items():
         monkeypatch.setitem(sizes.SIZES, kind, dict.fromkeys(sizes.SIZES[kind], size))
-    monkeypatch.setattr(subprocess, "run", _in_this_process)
+    monkeypatch.setattr(attended, "start", in_this_process)
     return desk
-
-
-_in_another_process = subprocess.run
-
-
-def _in_this_process(command, **more):
-    """A run of ``benchmark``, which takes seconds to start as the process of its own that it is."""
-    if command[1:3] == ["-m", "recbole_diffusion.cli"]:
-        return subprocess.CompletedProcess(command, main(command[3:]))
-    return _in_another_process(command, **more)
 
 
 # ------------------------------------------------------------------------------------------------------- the tests

@@ -1,4 +1,4 @@
-"""Runs the rows of a specification.
+"""Runs what is missing of a specification.
 
 Each run is a process of its own (``recbole-diffusion run``), so that its memory and its settings are its own and a crash ends
 one run only. A run whose record is there is not run again; a killed one goes on from its last whole epoch. Several processes
@@ -8,18 +8,20 @@ may work on the same rows: a lock, which ends with its process, keeps two from t
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from recbole_diffusion.adapter.config import build_config, check_dataset
-from recbole_diffusion.benchmark.record import settings_hash, write_record
-from recbole_diffusion.benchmark.spec import Row, Spec, slug, specs
-from recbole_diffusion.settings import SettingsError
+from recbole_diffusion.benchmark.plan import Plan, read_record, seconds_of, valid_score
+from recbole_diffusion.benchmark.progress import Progress
+from recbole_diffusion.benchmark.record import write_record
+from recbole_diffusion.benchmark.spec import Row, specs
+from recbole_diffusion.benchmark.workers import STOPPED, Task, Workers
+
+_FAILED = 1  # exit status of a run that diverged or met a bug: its settings' fault. Any other is its surroundings'.
 
 
 def keep_spec(given: str, name: str, folder: Path) -> None:
@@ -30,121 +32,164 @@ def keep_spec(given: str, name: str, folder: Path) -> None:
 
 
 class Bench:
-    """Runs rows of a specification.
+    """Runs rows of a plan, side by side as far as there are workers.
 
     Args:
-        spec: what to run.
-        data_path: folder of data sets; None: RecBole's own.
-        results: folder of pages; records go to ``runs/`` in it.
-        checkpoint_dir: folder of checkpoints and of the runs' output.
+        plan: what there is and what is missing.
+        workers: who makes the runs.
+        trust_pickle: whether runs may read pickled data sets and models.
     """
 
-    def __init__(self, spec: Spec, data_path: Path | None, results: Path, checkpoint_dir: Path) -> None:
-        self.spec, self.results, self.checkpoint_dir = spec, results, checkpoint_dir
-        self.data = {} if data_path is None else {"data_path": str(data_path)}
+    def __init__(self, plan: Plan, workers: Workers, trust_pickle: bool = False) -> None:
+        self.plan, self.workers, self.trust_pickle = plan, workers, trust_pickle
+        plan.runs.mkdir(parents=True, exist_ok=True)
+        plan.checkpoint_dir.mkdir(parents=True, exist_ok=True)
 
-    def check(self, row: Row) -> None:
-        """Refuses a row that cannot run, before anything runs."""
-        for settings in row.trials():
+    def run(self, rows: Sequence[Row]) -> list[Path]:
+        """Runs what is missing; returns the output file of each run that failed."""
+        self._progress = Progress(self.plan, rows, self.workers.jobs)
+        # A thread for each row waits for its trials before it asks for its seeds; the workers do the work.
+        with ThreadPoolExecutor(len(rows)) as threads:
             try:
-                check_dataset(build_config(row.model, row.dataset, None, settings | self.data))
-            except SettingsError as error:
-                raise SettingsError(f"row {row.name!r}: {error}") from error
+                return [file for failed in threads.map(self._run_row, rows) for file in failed]
+            except BaseException:
+                self.workers.stop()
+                raise
 
-    def count(self, row: Row) -> tuple[int, int]:
-        """Runs that are there and runs that are asked for, trials included."""
-        trials = [self.record_file(row, settings, row.seeds[0]).exists() for settings in row.trials()] if row.tune else []
-        best = self.best_trial(row) if all(trials) else None
-        seeds = [best is not None and self.record_file(row, best, seed).exists() for seed in row.seeds]
-        return sum(trials) + sum(seeds), len(trials) + len(seeds)
+    def _run_row(self, row: Row) -> list[Path]:
+        failed = self._search(row) if row.search is not None else self._run_grid(row)
+        best = self.plan.best(row) if not failed else None
+        if best is None:
+            return failed
+        return self._run_all(row, [self._task(row, best, seed, "seed") for seed in row.seeds], wait=False)
 
-    def run(self, row: Row) -> Iterator[Path]:
-        """Runs what is missing of a row; yields the output file of each run that failed."""
-        if row.tune:
-            failed = list(self._each(row, [(settings, row.seeds[0]) for settings in row.trials()], "trial"))
-            yield from failed
-            if failed:
-                return
-        best = self.best_trial(row)
-        yield from self._each(row, [(best, seed) for seed in row.seeds], "seed")
+    def _run_grid(self, row: Row) -> list[Path]:
+        trials = row.trials() if row.tune else ()
+        # The best one has to be known, so trials that another process makes are waited for.
+        return self._run_all(row, [self._task(row, settings, row.seeds[0], "trial") for settings in trials], wait=True)
 
-    def _each(self, row: Row, runs: list[tuple[dict[str, Any], int]], role: str) -> Iterator[Path]:
-        """Makes runs, each of settings and a seed; those that another process is making come last, and are waited for if
-        they are trials: the best one is needed. Yields the output files of those that failed.
-        """
-        elsewhere = []
-        for settings, seed in runs:
-            try:
-                log = self._run_one(row, settings, seed, role, timeout=0)
-            except Timeout:
-                print(f"{row.name}, seed {seed} ({role}): another process is running it", flush=True)
-                elsewhere.append((settings, seed))
-                continue
-            if log is not None:
-                yield log
-        for settings, seed in elsewhere if role == "trial" else []:
-            log = self._run_one(row, settings, seed, role, timeout=-1)
-            if log is not None:
-                yield log
+    def _run_all(self, row: Row, tasks: list[Task], wait: bool) -> list[Path]:
+        """Makes the runs that are not there; those that another process is making come last, and only with ``wait``."""
+        failed, elsewhere = [], []
+        for task in [task for task in tasks if task.record.exists()]:
+            self._label(row, task)
+        for task, future in [(task, self.workers.submit(task)) for task in tasks if not task.record.exists()]:
+            status = future.result()
+            if status is None:
+                print(f"{task.name}: another process is running it", flush=True)
+                elsewhere.append(task)
+            elif status != 0:
+                failed.append(self._say_failed(task, status))
+            else:
+                self._say_made(row, task)
+        for task in elsewhere if wait else []:
+            status = self._wait_for(task)
+            if status != 0:
+                failed.append(self._say_failed(task, status))
+            else:
+                self._say_made(row, task)
+        return failed
 
-    def best_trial(self, row: Row) -> dict[str, Any]:
-        """The settings of the trial with the best validation score; without candidates, the row's."""
-        trials = list(row.trials())
-        if len(trials) == 1:
-            return trials[0]
+    def _search(self, row: Row) -> list[Path]:
+        """Makes the trials of a search, one after the other; a trial that diverges is a trial."""
+        search, log = self.plan.search(row), None
+        self._progress.add(row, len(search.trials()))
+        while not search.ended(trials := search.trials()):
+            tried = search.ask(trials)
+            orders = search.orders(trials)
+            task = self._task(row, row.settings | tried, row.seeds[0], "trial", f"{search.name}-{len(trials)}", orders)
+            status = self.workers.submit(task).result()
+            if status is None:
+                print(f"{task.name}: another process is running it", flush=True)
+                with FileLock(task.lock):
+                    continue  # it has ended, or was killed
+            if status == 0:
+                record = read_record(task.record)
+                search.add(len(trials), tried, "complete", record["curve"], valid_score(record))
+                self._say_made(row, task)
+            elif status == STOPPED and task.stopped.exists():
+                left = json.loads(task.stopped.read_text(encoding="utf-8"))
+                search.add(len(trials), tried, left["end"], left["curve"], None)
+                task.stopped.unlink(missing_ok=True)
+                self._progress.add(row)
+                self._say(f"{task.name}: {left['end']} after {len(left['curve'])} epochs")
+            elif status == _FAILED:
+                log = self._say_failed(task, status)
+                search.add(len(trials), tried, "failed", [], None)
+                self._progress.add(row)
+            elif status != STOPPED:
+                return [self._say_failed(task, status)]
+        self.plan.write_trials()
+        return [log] if log is not None and search.best(search.trials()) is None else []
 
-        def score(settings: dict[str, Any]) -> float:
-            record = _read(self.record_file(row, settings, row.seeds[0]))
-            return float(record["valid"][record["settings"]["valid_metric"].lower()])
+    def _wait_for(self, task: Task) -> int:
+        """Waits for the process that is making a run; makes it if that one has not."""
+        while True:
+            with FileLock(task.lock):
+                pass
+            status = self.workers.submit(task).result()
+            if status is not None:
+                return status
 
-        return max(trials, key=score)
+    def _label(self, row: Row, task: Task) -> dict[str, Any]:
+        """Writes into a record what it is of the page; returns it."""
+        with FileLock(task.lock):
+            record = read_record(task.record)
+            # The best trial is also a run of its row.
+            label = {"name": self.plan.spec.name, "row": row.name, "role": task.role}
+            if record.get("benchmark", {}).get("role") != "seed" and record.get("benchmark") != label:
+                record |= {"benchmark": label}
+                write_record(record, task.record)
+        self._progress.add(row)
+        return record
 
-    def record_file(self, row: Row, settings: dict[str, Any], seed: int) -> Path:
-        """Where the record of a run is: a function of its settings."""
-        config = build_config(row.model, row.dataset, None, settings | self.data | {"seed": seed})
-        return self.results / "runs" / f"{self.spec.name}-{slug(row.name)}-{seed}-{settings_hash(config)}.json"
+    def _say_made(self, row: Row, task: Task) -> None:
+        record = self._label(row, task)
+        self._progress.learn(row, seconds_of(record))
+        metric = record["settings"]["valid_metric"].lower()
+        self._say(
+            f"{task.name}: valid {metric} {valid_score(record):.4f}, test {record['test'][metric]:.4f}, "
+            f"epoch {record['best_epoch']} of {record['epochs']}"
+        )
 
-    def _run_one(self, row: Row, settings: dict[str, Any], seed: int, role: str, timeout: float) -> Path | None:
-        """Runs once, unless the record is there; returns the output file if that failed.
+    def _say(self, text: str) -> None:
+        print(f"[{self._progress}] {text}", flush=True)
+
+    @staticmethod
+    def _say_failed(task: Task, status: int) -> Path:
+        print(f"{task.name}: failed with status {status}", flush=True)
+        return task.log
+
+    def _task(
+        self, row: Row, settings: dict[str, Any], seed: int, role: str, trial: str = "", trial_orders: Any = None
+    ) -> Task:
+        """A run.
 
         Args:
-            timeout: seconds to wait for another process that is making the same run; -1: until it ends.
-
-        Raises:
-            Timeout: it is still at it.
+            trial: name of a trial of a search.
+            trial_orders: for it, see :meth:`Search.orders`.
         """
-        file = self.record_file(row, settings, seed)
-        log = self.checkpoint_dir / f"{file.stem}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(log.with_suffix(".lock"), timeout=timeout):
-            return self._make(file, log, row, settings, seed, role)
-
-    def _make(self, file: Path, log: Path, row: Row, settings: dict[str, Any], seed: int, role: str) -> Path | None:
-        """What :meth:`_run_one` does once the lock is its own."""
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial = file.with_suffix(".running")
-            given = settings | self.data | {"seed": seed, "checkpoint_dir": str(self.checkpoint_dir)}
-            command = [sys.executable, "-m", "recbole_diffusion.cli", "run", f"--model={row.model}", f"--dataset={row.dataset}"]
-            command += [f"--record={partial}", "--resume", "--show_progress=False"]
-            command += [f"--{key}={value!r}" for key, value in given.items()]
-            print(f"{row.name}, seed {seed} ({role}): running, output in {log}", flush=True)
-            with open(log, "w", encoding="utf-8") as output:
-                status = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT).returncode
-            if status != 0:
-                print(f"{row.name}, seed {seed} ({role}): failed with status {status}", flush=True)
-                return log
-            partial.rename(file)
-        # The best trial is also a run of its row.
-        record = _read(file)
-        label = {"name": self.spec.name, "row": row.name, "role": role}
-        if record.get("benchmark", {}).get("role") != "seed" and record.get("benchmark") != label:
-            write_record(record | {"benchmark": label}, file)
-        metric = record["settings"]["valid_metric"].lower()
-        print(f"{row.name}, seed {seed} ({role}): valid {metric} {record['valid'][metric]:.4f}, "
-              f"test {record['test'][metric]:.4f}, epoch {record['best_epoch']} of {record['epochs']}", flush=True)  # fmt: skip
-        return None
-
-
-def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8"))
+        plan = self.plan
+        record = plan.record_file(row, settings, seed)
+        partial, folder = record.with_suffix(".running"), plan.checkpoint_dir
+        stopped = folder / f"{trial or record.stem}.stopped"
+        given = settings | plan.data | {"seed": seed, "checkpoint_dir": str(folder)}
+        arguments = [f"--model={row.model}", f"--dataset={row.dataset}", f"--record={partial}", "--resume"]
+        arguments += ["--trust-pickle"] if self.trust_pickle else []
+        arguments += ["--show_progress=False", *(f"--{key}={value!r}" for key, value in given.items())]
+        # Rows with the same settings have the same checkpoint.
+        checkpoint = f"{row.model}-{row.dataset}-{plan.settings_hash(row, settings, seed)}"
+        orders = {"lock": str(folder / f"{checkpoint}.lock"), "trial": trial_orders, "stopped": str(stopped)}
+        return Task(
+            name=f"{row.name}, seed {seed} ({role})",
+            role=role,
+            arguments=tuple(arguments),
+            orders=orders,
+            folder=Path.cwd(),
+            record=record,
+            partial=partial,
+            stopped=stopped,
+            log=folder / f"{record.stem}.log",
+            lock=folder / f"{record.stem}.lock",
+            threads=self.workers.threads,
+        )

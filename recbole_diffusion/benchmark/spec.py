@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,22 @@ from recbole_diffusion.property_files import names_in, properties_dir, read_yaml
 from recbole_diffusion.registry import MODELS, closest, stock_models
 from recbole_diffusion.settings import SettingsError
 
-_ROW_KEYS = {"row", "model", "dataset", "seeds", "baseline", "settings", "tune"}
-_SPEC_KEYS = {"title", "metrics", "seeds", "about", "notes", "rows", "published", "simple", "ranks"}
+_ROW_KEYS = {"row", "model", "dataset", "seeds", "baseline", "settings", "tune", "search"}
+_SPEC_KEYS = {"title", "metrics", "seeds", "about", "notes", "search", "rows", "published", "simple", "ranks"}
+_RANGE_KEYS = {"low", "high", "log", "step"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What a search may cost.
+
+    Attributes:
+        trials: settings that are tried.
+        minutes: of training and validation, all trials together; None sets no limit.
+    """
+
+    trials: int
+    minutes: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +41,9 @@ class Row:
         model, dataset: as for ``recbole-diffusion run``.
         seeds: of the runs.
         settings: what differs from the model's defaults.
-        tune: candidates by setting. The combination that is best on validation with the first seed is run with all seeds.
+        tune: candidates by setting: a list, or a range, ``{low, high}`` with ``log`` or ``step``. The combination that is best
+            on validation with the first seed is run with all seeds.
+        search: None tries every combination of the lists; a budget has :mod:`search` choose the combinations.
     """
 
     name: str
@@ -34,12 +51,31 @@ class Row:
     dataset: str
     seeds: tuple[int, ...]
     settings: dict[str, Any]
-    tune: dict[str, list[Any]]
+    tune: dict[str, Any]
+    search: Budget | None
 
     def trials(self) -> Iterator[dict[str, Any]]:
-        """Settings of every combination of the candidates."""
+        """Settings of every combination of the candidates, which are lists."""
         for values in itertools.product(*self.tune.values()):
             yield self.settings | dict(zip(self.tune, values, strict=True))
+
+    def examples(self) -> Iterator[dict[str, Any]]:
+        """Settings to check before anything runs: of a grid all, of a search each candidate and each end of a range."""
+        if self.search is None:
+            yield from self.trials()
+            return
+        for key, candidates in self.tune.items():
+            values = candidates if isinstance(candidates, list) else (candidates["low"], candidates["high"])
+            yield from (self.settings | {key: value} for value in values)
+
+    def combinations(self) -> list[dict[str, Any]] | None:
+        """All combinations of the candidates, if they are no more than a search may try; None otherwise."""
+        assert self.search is not None
+        if not all(isinstance(candidates, list) for candidates in self.tune.values()):
+            return None
+        if math.prod(map(len, self.tune.values())) > self.search.trials:
+            return None
+        return [dict(zip(self.tune, values, strict=True)) for values in itertools.product(*self.tune.values())]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +123,7 @@ def read_spec(name: str) -> Spec:
         raise SettingsError(f"unknown benchmark {name!r}{closest(name, specs())}; known: {', '.join(specs())}")
     content = read_yaml(file)
     _check_keys(content, _SPEC_KEYS, {"title", "metrics", "rows"}, str(file))
-    rows = [_row(row, content.get("seeds", [1]), str(file)) for row in content["rows"]]
+    rows = [_row(row, content, str(file)) for row in content["rows"]]
     names = [row.name for row in rows]
     if repeated := sorted({row for row in names if names.count(row) > 1}):
         raise SettingsError(f"{file}: rows {repeated} occur more than once; names must differ")
@@ -127,22 +163,65 @@ def read_baseline(model: str) -> dict[str, dict[str, Any]]:
     return content
 
 
-def _row(content: dict[str, Any], seeds: list[int], file: str) -> Row:
+def _row(content: dict[str, Any], spec: dict[str, Any], file: str) -> Row:
     """``baseline: True`` takes the model's baseline settings and candidates; the row's own come on top of the settings, and
-    in place of the candidates."""
-    _check_keys(content, _ROW_KEYS, {"row", "model", "dataset"}, f"{file}: row {content.get('row')!r}")
+    in place of the candidates. ``seeds`` and ``search`` are the specification's unless the row has its own."""
+    where = f"{file}: row {content.get('row')!r}"
+    _check_keys(content, _ROW_KEYS, {"row", "model", "dataset"}, where)
     model, known = content["model"], [*MODELS, *stock_models()]
     if model not in known:
         raise SettingsError(f"{file}: unknown model {model!r}{closest(model, known)}")
     base = read_baseline(content["model"]) if content.get("baseline") else {"settings": {}, "tune": {}}
+    tune = (content["tune"] if "tune" in content else base["tune"]) or {}
+    search = _budget({"search": spec.get("search")} | content, where) if tune else None
+    for key, candidates in tune.items():
+        _check_candidates(candidates, search is not None, f"{where}: tune: {key}")
     return Row(
         name=content["row"],
         model=content["model"],
         dataset=content["dataset"],
-        seeds=tuple(content.get("seeds", seeds)),
+        seeds=tuple(content.get("seeds", spec.get("seeds", [1]))),
         settings=base["settings"] | (content.get("settings") or {}),
-        tune=content["tune"] if "tune" in content else base["tune"],
+        tune=tune,
+        search=search,
     )
+
+
+def _budget(content: dict[str, Any], where: str) -> Budget | None:
+    given = content["search"]
+    if given is None:
+        return None
+    if not isinstance(given, dict):
+        raise SettingsError(f"{where}: search = {given!r}: must be a mapping with trials, and minutes or not")
+    _check_keys(given, {"trials", "minutes"}, {"trials"}, f"{where}: search")
+    trials, minutes = given["trials"], given.get("minutes")
+    if not _is_number(trials, int) or trials < 1:
+        raise SettingsError(f"{where}: search: trials = {trials!r}: must be an integer >= 1")
+    if minutes is not None and (not _is_number(minutes) or not minutes > 0):
+        raise SettingsError(f"{where}: search: minutes = {minutes!r}: must be a number > 0")
+    return Budget(trials, minutes)
+
+
+def _check_candidates(given: Any, searched: bool, where: str) -> None:
+    if isinstance(given, list) and given:
+        return
+    if not isinstance(given, dict):
+        raise SettingsError(f"{where} = {given!r}: must be a list of candidates, or a range such as {{low: 0.1, high: 0.9}}")
+    _check_keys(given, _RANGE_KEYS, {"low", "high"}, where)
+    low, high, log, step = given["low"], given["high"], given.get("log", False), given.get("step")
+    if not (_is_number(low) and _is_number(high) and low < high):
+        raise SettingsError(f"{where}: low = {low!r}, high = {high!r}: must be numbers, low < high")
+    if not isinstance(log, bool) or (log and (low <= 0 or step is not None)):
+        raise SettingsError(f"{where}: log = {log!r}: must be True or False; True needs low > 0, and no step")
+    whole = isinstance(low, int) and isinstance(high, int)
+    if step is not None and (not _is_number(step, int if whole else (int, float)) or step <= 0):
+        raise SettingsError(f"{where}: step = {step!r}: must be a number > 0, and an integer where low and high are")
+    if not searched:
+        raise SettingsError(f"{where} is a range, which has no grid: add search: {{trials: 20}}, or list candidates")
+
+
+def _is_number(value: Any, kind: Any = (int, float)) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_keys(content: dict[str, Any], allowed: set[str], needed: set[str], where: str) -> None:

@@ -5,19 +5,29 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recbole_diffusion.property_files import names_in
 from recbole_diffusion.settings import SettingsError
 
+if TYPE_CHECKING:
+    from recbole_diffusion.benchmark.plan import Plan
+    from recbole_diffusion.benchmark.spec import Row
+
 _EXAMPLES = """\
 examples:
+  recbole-diffusion benchmark smoke --jobs 2 --results smoke
   recbole-diffusion benchmark reproduction --data_path dataset --list
   recbole-diffusion benchmark reproduction --data_path dataset --only "EASE"
   nohup recbole-diffusion benchmark reproduction --data_path dataset --results results &
+  recbole-diffusion benchmark families-ml-100k --jobs 4 --ray 10.0.0.1:6379
 
-Records go to RESULTS/runs/, one file per run; pages are made from them. Interrupt it and start it again as you like; start it
-twice, in the same folders, and the two share the work.
+Records go to RESULTS/runs/, one file per run; pages are made from them. Interrupt or kill it and start it again as you like:
+runs end with it, and go on from their last epoch. Start it twice, in the same folders, and the two share the work.
+
+A specification with `search: {trials: 20, minutes: 60}` has optuna choose among the candidates of each row's `tune`, which
+may be ranges such as {low: 1e-4, high: 1e-2, log: True}; it needs the extra `benchmark`. The trials are kept in
+RESULTS/runs/SPEC.sqlite, and listed in RESULTS/runs/SPEC.trials.jsonl.
 """
 
 
@@ -36,6 +46,17 @@ def add(commands: Any) -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of pages (default: %(default)s)")
     parser.add_argument("--only", metavar="TEXT", default="", help="rows whose name contains TEXT")
     parser.add_argument("--list", action="store_true", help="say what is there and what is missing; run nothing")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="runs at a time, each with its share of the processors (default: 1)"
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="make the runs as Ray tasks: `local`, or the address of a cluster whose machines share these folders",
+    )
+    parser.add_argument(
+        "--trust-pickle", action="store_true", help="let runs read pickled data sets and models, which can run any code"
+    )
     parser.add_argument("--checkpoint_dir", type=Path, default=Path("saved"), help="folder of checkpoints and logs")
     parser.set_defaults(run=_run)
 
@@ -50,26 +71,46 @@ def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> 
         SettingsError: a bad specification, an unknown data set, or settings that its model refuses; nothing has run then.
     """
     from recbole_diffusion.benchmark.bench import Bench, keep_spec
-    from recbole_diffusion.benchmark.pages import write_pages
     from recbole_diffusion.benchmark.per_user import drop_trials
+    from recbole_diffusion.benchmark.plan import Plan
+    from recbole_diffusion.benchmark.report import write_report
     from recbole_diffusion.benchmark.spec import read_spec
+    from recbole_diffusion.benchmark.workers import LocalWorkers, RayWorkers
 
+    if options.jobs < 1:
+        raise SettingsError(f"--jobs {options.jobs}: must be an integer >= 1")
     spec = read_spec(options.spec)
     rows = [row for row in spec.rows if options.only.lower() in row.name.lower()]
     if not rows:
         raise SettingsError(f"--only {options.only!r}: no such row; rows are {', '.join(row.name for row in spec.rows)}")
-    bench = Bench(spec, options.data_path, options.results, options.checkpoint_dir)
+    plan = Plan(spec, options.data_path, options.results, options.checkpoint_dir)
     for row in rows:
-        bench.check(row)
+        plan.check(row)
     if options.list:
-        for row in rows:
-            done, asked = bench.count(row)
-            print(f"{done:>3} of {asked:<3} {row.name}")
+        _list(plan, rows, options.jobs)
         return 0
-    keep_spec(options.spec, spec.name, options.results / "runs")
-    failures = [failed for row in rows for failed in bench.run(row)]
+    workers = LocalWorkers(options.jobs) if options.ray is None else RayWorkers(options.ray, options.jobs)
+    keep_spec(options.spec, spec.name, plan.runs)
+    try:
+        failures = Bench(plan, workers, options.trust_pickle).run(rows)
+    finally:
+        workers.stop()
     drop_trials(options.results / "runs")
-    write_pages(options.results)
+    write_report(options.results)
     for file in failures:
         print(f"failed: see {file}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _list(plan: Plan, rows: list[Row], jobs: int) -> None:
+    """Prints what is there of each row, what is asked for, and how long the rest takes."""
+    from recbole_diffusion.benchmark.progress import time_left
+
+    means, missing = plan.seconds_of_a_run(rows), {}
+    for row in rows:
+        done, asked = plan.count(row)
+        missing[row.name] = asked - done
+        left = time_left({row.name: asked - done}, means, 1) if asked > done else ""
+        print(f"{done:>3} of {asked:<3} {row.name}{left and f': {left}'}")
+    if any(missing.values()):
+        print(f"in all, {jobs} at a time: {time_left(missing, means, jobs)} (training and evaluation)")

@@ -61,10 +61,36 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--verbose", action="store_true", help="show all settings, the data and the network (always in the log file)"
     )
+    # `benchmark` starts runs with it.
+    parser.add_argument("--attended", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(run=_run, takes_settings=True)
 
 
-def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> None:
+def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> int:
+    """Runs the command; see ``recbole-diffusion run --help``.
+
+    Returns:
+        0; of a trial of a search that was stopped early, ``STOPPED``.
+    """
+    if not options.attended:
+        _train(options, rest, arguments)
+        return 0
+    from recbole_diffusion.benchmark.attended import attended
+    from recbole_diffusion.benchmark.workers import STOPPED
+
+    with attended() as orders:
+        from recbole_diffusion.benchmark.search import StoppedEarly, watched
+
+        try:
+            with watched(orders["trial"], Path(orders["stopped"])):
+                _train(options, rest, [argument for argument in arguments if argument != "--attended"])
+        except StoppedEarly as stopped:
+            print(stopped)
+            return STOPPED
+    return 0
+
+
+def _train(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> None:
     from recbole_diffusion.benchmark.per_user import users_file
     from recbole_diffusion.benchmark.record import check_record_file, result_table, write_record
     from recbole_diffusion.run import run_recbole_diffusion

@@ -9,9 +9,10 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from recbole_diffusion.benchmark import attended
 from recbole_diffusion.benchmark.spec import read_spec, specs
 from recbole_diffusion.cli import main
-from toy import checkerboard
+from toy import checkerboard, in_this_process
 
 ROW = {"row": "ItemKNN, tuned", "model": "ItemKNN", "dataset": "checkerboard", "seeds": [1, 2], "tune": {"k": [1, 30]}}
 
@@ -37,6 +38,7 @@ def bench(spec, tmp_path, *more):
 
 def test_runs_are_made_once_and_the_best_on_validation_gets_all_seeds(spec, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(attended, "start", in_this_process)
     assert bench(spec, tmp_path) == 0
     records = [json.loads(file.read_text()) for file in (tmp_path / "results" / "runs").glob("*.json")]
     by_k = {(record["settings"]["k"], record["seed"]): record for record in records}
@@ -116,6 +118,7 @@ def lock_of(tmp_path, seed, k):
 def test_two_processes_share_the_runs(spec, tmp_path, capfd, monkeypatch):
     """A trial that another process makes is waited for, since the best one has to be known; a seed is left to it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(attended, "start", in_this_process)
     assert bench(spec, tmp_path) == 0
     trial, seed = lock_of(tmp_path, 1, 1), lock_of(tmp_path, 2, 30)
     held, given_up, done = threading.Event(), threading.Event(), threading.Event()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,11 +28,13 @@ class Tracked:
             have. Whoever has used the trained model removes the file.
         scoring_s: seconds that full evaluation has spent on scores; whoever measures it sets it to 0 first.
         trained_on: the parts that it trains on, for the checkpoint: ``train`` or ``train+valid``.
+        watcher: called with the trainer after every evaluation; an error that it raises ends the training.
     """
 
     state_file: Path | None = None
     trained_on: str = "train"
     scoring_s: float = 0.0
+    watcher: ClassVar[Callable[[Any], None] | None] = None
     _loaders: tuple[Any, ...] = ()
 
     def __init__(self, config: Any, model: torch.nn.Module) -> None:
@@ -90,6 +93,8 @@ class Tracked:
         started = perf_counter()
         score, result = super()._valid_epoch(*args, **kwargs)  # type: ignore[misc]
         self.curve[-1].update(valid_score=float(score), eval_s=perf_counter() - started)
+        if Tracked.watcher is not None:
+            Tracked.watcher(self)
         return score, result
 
     def _full_sort_batch_eval(self, batched_data: Any) -> Any:
