@@ -17,13 +17,14 @@ examples:
   recbole-diffusion plot guidance saved/DreamRec-ml-100k-0123456789.pth --scales 0 1 2 4 8
   recbole-diffusion plot elbo saved/DiffRec-ml-100k-0123456789.pth
   recbole-diffusion plot training dreamrec-seed1.json dreamrec-seed2.json
+  recbole-diffusion plot setting dreamrec-seed1.json dreamrec-seed2.json --setting guidance_scale --metrics ndcg@10 recall@10
 
 schedule: betas, signal left, signal-to-noise ratio, loss weights. forward: a user's row, or the embedding of the item that came
 next, dissolving into noise. reverse: the generated item moving through the item space, nearest items named. guidance: accuracy
 and coverage over w, on validation unless --part says otherwise. elbo: likelihood terms by step. training: loss and validation
-score by epoch, from records that `run --record` wrote.
+score by epoch, from records that `run --record` wrote. setting: test metrics against a number that the records' runs differ in.
 """
-_KINDS = ("schedule", "forward", "reverse", "training", "guidance", "elbo")
+_KINDS = ("schedule", "forward", "reverse", "training", "guidance", "elbo", "setting")
 _COLUMNS = 60  # items, or dimensions of an embedding, in the heat map
 
 
@@ -38,13 +39,15 @@ def add(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("kind", choices=_KINDS, metavar="KIND", help=", ".join(_KINDS))
-    parser.add_argument("source", nargs="+", metavar="FILE", help="a checkpoint; for training, records")
+    parser.add_argument("source", nargs="+", metavar="FILE", help="a checkpoint; for training and setting, records")
     parser.add_argument("--out", metavar="FILE", help="the picture, .png or .svg (default: KIND.png)")
     parser.add_argument("--user", metavar="ID", help="forward, reverse: whose history (default: the first)")
     scales = [0, 0.5, 1, 2, 4, 8]
     parser.add_argument("--scales", nargs="+", type=float, default=scales, metavar="W", help="guidance: w (default: 0 to 8)")
     parts = ("valid", "test")
     parser.add_argument("--part", choices=parts, default="valid", help="guidance: what is evaluated (default: %(default)s)")
+    parser.add_argument("--setting", metavar="KEY", help="setting: which one, such as lambda_noise")
+    parser.add_argument("--metrics", nargs="+", metavar="M", help="setting: test metrics (default: the one that selected)")
     parser.set_defaults(run=_run)
 
 
@@ -54,18 +57,42 @@ def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> 
     out = options.out or f"{options.kind}.png"
     check_file(out)  # before the work, not after it
     new_figure("")
-    if options.kind != "training" and len(options.source) > 1:
+    of_records = {"training": _training, "setting": _setting}
+    if options.kind in of_records:
+        figure = of_records[options.kind]([_read_record(file) for file in options.source], options)
+    elif len(options.source) > 1:
         raise SettingsError(f"plot {options.kind} takes one checkpoint, got {len(options.source)} files")
-    draw = {"schedule": _schedule, "forward": _forward, "reverse": _reverse, "guidance": _guidance, "elbo": _elbo}
-    figure = _training(options.source) if options.kind == "training" else draw[options.kind](options.source[0], options)
+    else:
+        draw = {"schedule": _schedule, "forward": _forward, "reverse": _reverse, "guidance": _guidance, "elbo": _elbo}
+        figure = draw[options.kind](options.source[0], options)
     save(figure, out)
     print(f"picture: {out}")
 
 
-def _training(files: list[str]) -> Any:
+def _training(records: list[dict[str, Any]], options: argparse.Namespace) -> Any:
     from recbole_diffusion.plots.training import plot_training
 
-    return plot_training([_read_record(file) for file in files])
+    return plot_training(records)
+
+
+def _setting(records: list[dict[str, Any]], options: argparse.Namespace) -> Any:
+    from recbole_diffusion.plots.board import plot_setting
+
+    key = options.setting
+    if key is None:
+        raise SettingsError("plot setting needs --setting KEY, a number that the records' runs differ in")
+    for file, record in zip(options.source, records, strict=True):
+        value = record["settings"].get(key)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise SettingsError(f"record {file!r}: {record['model']} has no setting {key!r} that is a number")
+    metrics = options.metrics or [records[0]["settings"]["valid_metric"].lower()]
+    for metric in metrics:
+        for file, record in zip(options.source, records, strict=True):
+            known = {**record["test"], **record.get("beyond_accuracy", {})}
+            if metric not in known:
+                raise SettingsError(f"record {file!r}: no test metric {metric!r}; known: {', '.join(sorted(known))}")
+    names = " and ".join(dict.fromkeys(f"{record['model']} on {record['dataset']}" for record in records))
+    return plot_setting(f"{names}: {key}", records, key, metrics)
 
 
 def _read_record(file: str) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """Pictures of boards: what is drawn is what the records say, taken from them a second time by hand."""
 
+import json
+
 import pytest
 
+from recbole_diffusion.cli import main
 from recbole_diffusion.plots.board import plot_accuracy_and_cost, plot_courses, plot_setting
 
 
@@ -46,3 +49,20 @@ def test_a_setting_is_drawn_against_accuracy_and_coverage(values, scale):
     assert accuracy.lines[0].get_xydata().tolist() == means
     assert coverage.lines[0].get_ydata().tolist() == [pytest.approx(10 * y.expected) for _, y in means]
     assert accuracy.get_xscale() == scale
+
+
+def test_the_command_draws_a_setting_and_refuses_what_is_not_there(tmp_path, capsys):
+    files = []
+    for value in (0.5, 2):
+        made = {**record("DreamRec", 1, value / 10, w=value, b=True), "dataset": "toy"}
+        (tmp_path / f"{value}.json").write_text(json.dumps(made))
+        files.append(str(tmp_path / f"{value}.json"))
+    picture = str(tmp_path / "w.svg")
+    assert main(["plot", "setting", *files, "--setting", "w", "--metrics", "ndcg@10", "itemcoverage@10", "--out", picture]) == 0
+    for more, wrong in (
+        ([], "needs --setting"),
+        (["--setting", "b"], "no setting 'b' that is a number"),
+        (["--setting", "w", "--metrics", "mrr@3"], "no test metric 'mrr@3'; known: itemcoverage@10, ndcg@10"),
+    ):
+        assert main(["plot", "setting", *files, *more, "--out", picture]) == 2
+        assert wrong in capsys.readouterr().err
