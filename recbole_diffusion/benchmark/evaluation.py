@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,8 @@ def _evaluate(trainer: Any, train_data: Any, test_data: Any) -> Tested:
     with _metrics(config, [*config["metrics"], *(name for name in BEYOND_ACCURACY if ranks and name.lower() not in asked)]):
         trainer.evaluator = evaluator = _KeepingEvaluator(config)
         trainer.eval_collector = Collector(config)
-    trainer.eval_collector.data_collect(train_data)
+    # The loader of knowledge-aware models has no `dataset`, which is all that is read here.
+    trainer.eval_collector.data_collect(SimpleNamespace(dataset=train_data._dataset))
     trainer.scoring_s, started = 0.0, perf_counter()
     found = dict(trainer.evaluate(test_data, show_progress=config["show_progress"]) or {})
     seconds = perf_counter() - started
