@@ -78,7 +78,7 @@ class PreferDiff(DerivedFromWeights, GeneratedQuery):
             s.hidden_size, self.max_seq_length, s.n_layers, s.n_heads, s.inner_size, s.hidden_dropout_prob,
             s.attn_dropout_prob, s.hidden_act,
         )  # fmt: skip
-        self.network = ConditionedDenoiser(s.hidden_size)
+        self.network = ConditionedDenoiser(s.hidden_size, n_steps=s.steps)
         self.process = GaussianDiffusion(linear(s.steps, s.beta_start, s.beta_end))
         accelerate(config, self.network, self.encoder)
 
