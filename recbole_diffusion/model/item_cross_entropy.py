@@ -29,8 +29,8 @@ def item_cross_entropy(
     """
     if weight is None:
         weight = query.new_full((len(query),), 1 / max(len(query), 1), dtype=items.dtype)
-    with torch.autocast(query.device.type, enabled=False):
-        loss: torch.Tensor = _ItemCrossEntropy.apply(query.to(items.dtype), items, target, weight.detach())
+    # Autocast leaves products alone that are written in place, as all of them are below.
+    loss: torch.Tensor = _ItemCrossEntropy.apply(query.to(items.dtype), items, target, weight.detach())
     return loss
 
 

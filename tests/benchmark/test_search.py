@@ -161,7 +161,7 @@ def searched(folder):
 
 def without_times(value):
     if isinstance(value, dict):
-        times = ("train_s", "eval_s", "epoch_s", "seconds", "finished", "peak_memory_mib", "dirty", "revision")
+        times = ("train_s", "eval_s", "epoch_s", "seconds", "finished", "peak_memory_mib", "scoring_ms", "dirty", "revision")
         return {key: without_times(item) for key, item in value.items() if key not in times}
     return [without_times(item) for item in value] if isinstance(value, list) else value
 

@@ -43,11 +43,15 @@ def test_large_scores_stay_finite():
     assert torch.isfinite(torch.autograd.grad(loss, items)[0]).all()
 
 
-def test_half_precision_queries_of_autocast_are_scored_in_the_items_precision():
+@pytest.mark.parametrize("of_query", [torch.bfloat16, torch.float32])
+def test_under_autocast_products_have_the_items_precision(of_query):
     query, items, target = _drawn(4, torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = item_cross_entropy(query.bfloat16(), items, target)
-    torch.testing.assert_close(loss, cross_entropy(query.bfloat16().float() @ items.T, target))
+        loss = item_cross_entropy(query.to(of_query), items, target)
+        actual = torch.autograd.grad(loss, (query, items))
+    expected = cross_entropy(query.to(of_query).float() @ items.T, target)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(actual, torch.autograd.grad(expected, (query, items)))
 
 
 def test_no_targets_cost_nothing():
