@@ -82,10 +82,13 @@ def write_html(results: Path) -> None:
 
 
 def is_stale(results: Path) -> bool:
-    """Whether ``report.html`` is not what the records say, whichever plotly it has."""
+    """Whether there is a ``report.html`` that is not what the records say, whichever plotly it has.
+
+    It need not be there: most of it is plotly's script, which does not belong into a repository.
+    """
     file = results / NAME
     if not file.is_file():
-        return True
+        return False
     there = re.sub(f"{_BEGIN}.*{_END}", _BEGIN + _END, file.read_text(encoding="utf-8"), flags=re.DOTALL)
     return there != make_html(read_pages(results))
 

@@ -338,7 +338,7 @@ def _index_text(pages: Sequence[Page], ranked: bool) -> str:
                 commands.append(f"# {page.name}, {board.heading}: {best}\n{again}")
     lines += _table(["page", "board", "metric", "best", "value", "letter", "level with", "best simple row"], rows)
     lines += ["", "[Mean ranks over boards](ranks.md)."] if ranked else []
-    lines += ["", f"All boards to sort, filter and hover over: [{HTML}]({HTML}) (download it; it needs no network)."]
+    lines += ["", f"`recbole-diffusion report` also writes `{HTML}` here: all boards to sort, filter and hover over."]
     for page in pages:
         first = next((name for name in pictures_of(page) if name.endswith("cost")), None)
         lines += ["", f"![{page.title}: accuracy against cost]({FOLDER}/{first}.svg)"] if first else []
