@@ -9,21 +9,20 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from recbole_diffusion.diffusion.denoisers import ACTIVATIONS
 from recbole_diffusion.diffusion.prior import PriorDiffusion
 from recbole_diffusion.diffusion.samplers import time_grid
 from recbole_diffusion.model.accelerate import accelerate
 from recbole_diffusion.model.item_cross_entropy import item_cross_entropy
-from recbole_diffusion.model.sequential_recommender.causal import PLACE, TARGETS, CausalRecommender, CausalSettings
+from recbole_diffusion.model.sequential_recommender.causal import PLACE, TARGETS, CausalRecommender
 from recbole_diffusion.model.sequential_recommender.priors import PRIORS, NextItemPrior, draw
-from recbole_diffusion.model.sequential_recommender.transformer import CausalTransformer
+from recbole_diffusion.model.sequential_recommender.transformer import CausalTransformer, TransformerSettings
 from recbole_diffusion.settings import SettingsError, setting
 
 _SAMPLE = 256  # training histories that diagnostics are computed on
 
 
 @dataclasses.dataclass(frozen=True)
-class PriorDiffSettings(CausalSettings):
+class PriorDiffSettings(TransformerSettings):
     """Types and ranges; meanings and defaults are in ``properties/model/PriorDiff.yaml``."""
 
     prior: str = setting(choices=PRIORS)
@@ -35,19 +34,11 @@ class PriorDiffSettings(CausalSettings):
     sampler_steps: int = setting(ge=1)
     uncond_prob: float = setting(ge=0, le=1)
     guidance_scale: float = setting(ge=0)
-    n_layers: int = setting(ge=1)
-    n_heads: int = setting(ge=1)
-    hidden_size: int = setting(ge=1)
-    inner_size: int = setting(ge=1)
-    hidden_dropout_prob: float = setting(ge=0, lt=1)
-    attn_dropout_prob: float = setting(ge=0, lt=1)
-    hidden_act: str = setting(choices=tuple(ACTIVATIONS))
     layer_norm_eps: float = setting(gt=0)
     initializer_range: float = setting(gt=0)
 
     def __post_init__(self) -> None:
-        if self.hidden_size % self.n_heads:
-            raise SettingsError(f"hidden_size = {self.hidden_size!r}: must be a multiple of n_heads = {self.n_heads!r}")
+        super().__post_init__()
         if self.sampler_steps > self.steps:
             raise SettingsError(f"sampler_steps = {self.sampler_steps!r}: must be <= steps = {self.steps!r}")
 
