@@ -80,7 +80,7 @@ MODELS = {
         _general("GiffCF", "diffusion"),
         _general("BSPM", "diffusion"),
         _general("FlowCF", "diffusion"),
-        _sequential("DreamRec", "diffusion", packs=True),
+        _sequential("DreamRec", "diffusion", packs=True, trainer="staged"),
         _sequential("DiffuRec", "diffusion", packs=True),
         _sequential("PreferDiff", "diffusion", packs=True),
         _sequential("ADRec", "diffusion", packs=True, trainer="staged"),

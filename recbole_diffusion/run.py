@@ -30,7 +30,7 @@ from recbole_diffusion.adapter.refit import BOTH_PARTS, selected_epochs, union_l
 from recbole_diffusion.adapter.surroundings import check_surroundings
 from recbole_diffusion.adapter.trainer import tracked
 from recbole_diffusion.adapter.trainer.adversarial import AdversarialTrainer
-from recbole_diffusion.benchmark.evaluation import evaluate_test
+from recbole_diffusion.benchmark.evaluation import evaluate_test, ways_to_score
 from recbole_diffusion.benchmark.per_user import users_file, write_users
 from recbole_diffusion.benchmark.record import (
     Run,
@@ -86,6 +86,7 @@ def run_recbole_diffusion(
     check_dataset(config)
     check_data_files(config)
     check_surroundings(config)
+    ways_to_score(config)
     command = command or sys.argv
     if config["nproc"] > 1:
         _check_processes(config, resume)

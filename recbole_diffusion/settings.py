@@ -44,6 +44,7 @@ def setting(
     choices: Sequence[str] | None = None,
     key: str | None = None,
     empty: bool = False,
+    scoring: bool = False,
 ) -> Any:
     """Declares a field's range.
 
@@ -52,8 +53,9 @@ def setting(
         choices: the allowed strings.
         key: the configuration key, where it is not the field's name (RecBole's ``time-aware``).
         empty: whether a list may be empty.
+        scoring: whether the setting has to do with scoring alone, so that a trained model can be tested under several values.
     """
-    rule = {"ge": ge, "gt": gt, "le": le, "lt": lt, "choices": choices, "key": key, "empty": empty}
+    rule = {"ge": ge, "gt": gt, "le": le, "lt": lt, "choices": choices, "key": key, "empty": empty, "scoring": scoring}
     return dataclasses.field(metadata=rule)
 
 
@@ -74,6 +76,11 @@ class Settings:
             key: (kinds[field.name], field.metadata)
             for key, field in zip(cls.keys(), dataclasses.fields(cls), strict=True)
         }
+
+    @classmethod
+    def scoring_keys(cls) -> list[str]:
+        """The configuration keys that have to do with scoring alone."""
+        return [key for key, (_, rule) in cls.rules().items() if rule.get("scoring")]
 
     @classmethod
     def read(cls: type[S], config: Mapping[str, Any]) -> S:

@@ -24,6 +24,7 @@ PLUGIN_KEYS: dict[str, Any] = {
     "test_input": "train",  # or train+valid: what general models see at test time (eval_input.py)
     "mask_seen": None,  # or True, False: whether what a user has had is ranked (seen_items.py); None: as RecBole has it
     "both_maskings": False,  # or True: the test is evaluated with seen items masked and unmasked (seen_items.py)
+    "test_also": None,  # or a list of mappings: settings of scoring to test under as well (benchmark/evaluation.py)
     "refit": False,  # or True: test a model trained anew on the training and validation parts (refit.py)
     "matmul_precision": "highest",  # or high, medium: float32 products in our models' training (precision.py)
     "nproc": 1,  # processes that train one model (processes.py)

@@ -47,6 +47,11 @@ class Entry:
     def model(self) -> str:
         return self.records[0]["model"]
 
+    @property
+    def scored_by(self) -> list[str]:
+        """The settings of scoring that its further ways to score change."""
+        return list(dict.fromkeys(key for also in self.records[0].get("test_also", []) for key in also["settings"]))
+
     def scores(self, metric: str, masking: str = "") -> list[float] | None:
         """The test metric of each seed; None unless all have it.
 
@@ -110,6 +115,34 @@ class Board:
     @property
     def records(self) -> list[Record]:
         return [record for entry in self.entries.values() for record in entry.records]
+
+    def varied(self) -> dict[str, dict[str, list[Record]]]:
+        """By setting, and by row, the runs that differ in this number alone, of three values or more.
+
+        A row's further ways to score count as runs. Where the values are those of several rows, the first one names them.
+        """
+        runs = [
+            (entry.name, record, number == 0)
+            for entry in self.entries.values()
+            for of_seed in entry.records
+            for number, record in enumerate(variants(of_seed))
+        ]
+        keys = dict.fromkeys(key for entry in self.entries.values() for key in [*entry.keys, *entry.scored_by])
+        found: dict[str, dict[str, list[Record]]] = {}
+        for key in keys:
+            groups: dict[str, list[tuple[str, Record, bool]]] = defaultdict(list)
+            for name, record, own in runs:
+                if _is_number(record["settings"].get(key)):
+                    others = {other: value for other, value in _settings(record).items() if other not in (key, "test_also")}
+                    groups[json.dumps([record["model"], others], sort_keys=True)].append((name, record, own))
+            lines = {
+                group[0][0]: [record for _, record, _ in group]
+                for group in groups.values()
+                if len({record["settings"][key] for _, record, _ in group}) > 2 and any(own for _, _, own in group)
+            }
+            if lines:
+                found[key] = lines
+        return found
 
     @functools.cached_property
     def maskings(self) -> list[str]:
@@ -282,8 +315,18 @@ def _board_of_protocol(heading: str, records: Sequence[Record], folder: Path) ->
     return Board(heading, entries, metrics, folder, simple)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _settings(record: Record) -> dict[str, Any]:
     return {key: value for key, value in record["settings"].items() if key not in _NOT_SETTINGS}
+
+
+def variants(record: Record) -> list[Record]:
+    """A record, and one like it for each way to score that was tested as well (``test_also``)."""
+    ways = record.get("test_also", [])
+    return [record, *(record | way | {"settings": record["settings"] | way["settings"]} for way in ways)]
 
 
 def valid_score(record: Record) -> float:

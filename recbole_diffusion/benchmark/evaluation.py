@@ -15,6 +15,7 @@ from recbole.evaluator.base_metric import TopkMetric
 from recbole.utils import EvaluatorType
 
 from recbole_diffusion.benchmark.record import masks_seen
+from recbole_diffusion.settings import Settings, SettingsError, shortened
 
 BEYOND_ACCURACY = ("ItemCoverage", "GiniIndex", "AveragePopularity", "ColdItemShare")
 """Computed at the test of every ranking run, whatever ``metrics`` says."""
@@ -35,6 +36,8 @@ class Tested:
             candidates are scored.
         users: ids of the rows' users ``[rows]``.
         values: of each row ``[rows]``, by the metric's name: the one that selects, recall and NDCG.
+        also: of each of ``test_also``'s ways to score, ``settings``, ``test``, ``beyond_accuracy``, ``scoring_ms`` and
+            ``network_calls``.
         by_masking: metrics with the items that a user has had ``masked`` and ``unmasked``; empty where ``both_maskings`` does
             not ask for it. ``values`` has the second ranking's under ``<masked or unmasked>:<metric>``.
     """
@@ -46,6 +49,7 @@ class Tested:
     users: np.ndarray
     values: dict[str, np.ndarray]
     by_masking: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    also: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 def evaluate_test(trainer: Any, train_data: Any, test_data: Any) -> Tested:
@@ -66,7 +70,40 @@ def evaluate_test(trainer: Any, train_data: Any, test_data: Any) -> Tested:
         names = {True: "masked", False: "unmasked"}
         tested.by_masking = {names[masked]: tested.metrics, names[not masked]: other.metrics}
         tested.values |= {f"{names[not masked]}:{name}": values for name, values in other.values.items()}
+    model, own = trainer.model, getattr(trainer.model, "settings", None)
+    for changes, settings in ways_to_score(config):
+        model.settings = settings
+        found = _evaluate(trainer, train_data, test_data)
+        tested.also.append(
+            {
+                "settings": changes,
+                "test": found.metrics,
+                "beyond_accuracy": found.beyond_accuracy,
+                "scoring_ms": found.scoring_ms,
+                "network_calls": getattr(model, "network_calls", None),
+            }
+        )
+        model.settings = own
     return tested
+
+
+def ways_to_score(config: Any) -> list[tuple[dict[str, Any], Settings]]:
+    """The changes of each of ``test_also``'s ways to score, and the model's settings with them.
+
+    Raises:
+        SettingsError: not a list of mappings, a setting that training depends on, or a value out of range.
+    """
+    given = config["test_also"] or []
+    if not isinstance(given, (list, tuple)) or not all(isinstance(changes, dict) and changes for changes in given):
+        raise SettingsError(f"test_also = {shortened(given)}: must be a list of mappings, such as [{{'sampler_steps': 1}}]")
+    kind = getattr(config.model_class, "settings_class", None)
+    allowed = kind.scoring_keys() if kind is not None else []
+    if unknown := sorted({key for changes in given for key in changes if key not in allowed}):
+        names = ", ".join(allowed) or "none"
+        raise SettingsError(
+            f"test_also: {', '.join(map(str, unknown))}: not a setting of {config['model']}'s scoring; allowed: {names}"
+        )
+    return [(changes, kind.read(config.final_config_dict | changes)) for changes in given]
 
 
 def _evaluate(trainer: Any, train_data: Any, test_data: Any) -> Tested:

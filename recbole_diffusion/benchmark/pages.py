@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_diffusion.benchmark.boards import Board, Entry, Page, Record, Significance, read_pages, training_s
+from recbole_diffusion.benchmark.boards import Board, Entry, Page, Record, Significance, read_pages, training_s, variants
 from recbole_diffusion.benchmark.html import NAME as HTML
 from recbole_diffusion.benchmark.pictures import FOLDER, digest, pictures_of
 from recbole_diffusion.benchmark.record import describe_evaluation
@@ -79,6 +79,7 @@ def _board(board: Board) -> list[str]:
         lines += ["", f"### {masking.capitalize()}", "", about, "", *_accuracy(board, tests, masking)]
         lines += ["", *_verdict(board, tests, masking)]
     lines += _section("Cost and diversity", _cost(board))
+    lines += _section("Other ways to score", _also(board))
     lines += _section("Settings", _settings(board))
     lines += _section("Rerun", _rerun(board))
     lines += _section("Tuning", _tuning(board))
@@ -203,6 +204,34 @@ def _cost(board: Board) -> list[str]:
     )
     about += " as its target. Means over seeds."
     return [*table, "", about]
+
+
+def _also(board: Board) -> list[str]:
+    """The rows that were also tested under other settings of scoring, from the same checkpoints."""
+    metrics, k = board.metrics[:2], board.metric.partition("@")[2]
+    rows = []
+    for name, entry in board.entries.items():
+        runs = [variants(record) for record in entry.records]
+        if min(map(len, runs)) < 2:
+            continue
+        own = [record["test"][board.metric] for record in entry.records]
+        for number, way in enumerate(zip(*runs, strict=True)):
+            scored = ", ".join(f"{key} = {way[0]['settings'][key]}" for key in entry.scored_by)
+            values = [record["test"][board.metric] for record in way]
+            differences = [value - before for value, before in zip(values, own, strict=True)]
+            of_way = Entry(name, list(way), [])
+            rows.append(
+                [
+                    name, scored, *(_spread(of_way.scores(metric)) for metric in metrics),
+                    _spread(differences) if number else "", _mean(_beyond(of_way, f"itemcoverage@{k}"), "{:.3f}"),
+                    _mean(_each(of_way, "network_calls"), "{:.0f}"), _mean(_each(of_way, "scoring_ms"), "{:.3f}"),
+                ]
+            )  # fmt: skip
+    if not rows:
+        return []
+    heading = ["row", "scored with", *metrics, f"difference of {board.metric}", f"coverage@{k}", "network calls a user"]
+    about = "The same checkpoints; a row's first line is what the tables above have. Nothing was chosen on this."
+    return [about, "", *_table([*heading, "scoring ms a user"], rows)]
 
 
 def _beyond(entry: Entry, name: str) -> list[Any]:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recbole_diffusion.benchmark.boards import Board, Page, read_pages
-from recbole_diffusion.plots.board import plot_accuracy_and_cost, plot_courses, scored_epochs
+from recbole_diffusion.benchmark.spec import slug
+from recbole_diffusion.plots.board import plot_accuracy_and_cost, plot_courses, plot_setting, scored_epochs
 from recbole_diffusion.plots.figure import SUFFIXES, save
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ def pictures_of(page: Page) -> dict[str, tuple[Board, Callable[[], Figure]]]:
             continue
         title = f"{page.title}: {board.heading}"
         found[f"{page.name}-{number}-cost"] = (board, partial(plot_accuracy_and_cost, title, rows, board.metric))
+        for key, lines in board.varied().items():
+            metrics = [board.metric, f"itemcoverage@{board.metric.partition('@')[2]}"]
+            found[f"{page.name}-{number}-{slug(key)}"] = (board, partial(plot_setting, title, lines, key, metrics))
         if any(len(scored_epochs(record)) > 1 for record in board.records):
             found[f"{page.name}-{number}-courses"] = (board, partial(plot_courses, title, rows))
     return found

@@ -38,6 +38,7 @@ _BESIDE_THE_POINT = {
 # that the records from before keep their names.
 _FIRST_KEYS = {"strict_config", "protocol", "empty_histories", "test_input", "matmul_precision", "torch_compile"}
 _LATER_KEYS = {key: default for key, default in PLUGIN_KEYS.items() if key not in _FIRST_KEYS}
+_LATER_KEYS["pretrain_epochs"] = 0  # DreamRec's
 
 _LIBRARIES = ("recbole", "torch", "numpy", "pandas", "scipy")
 
@@ -66,12 +67,12 @@ def make_record(run: Run) -> dict[str, Any]:
         (whether items that the user had had were not ranked), ``input`` (what the model saw of a user at test time),
         ``refit`` (None, or the epochs and the curve of the training anew, whose model was tested), ``valid, test``
         (metrics under RecBole's names, of the epoch that validation chose), ``beyond_accuracy`` (of the test's lists: see
-        :class:`.evaluation.Tested`), ``test_by_masking`` where both were asked for, ``epochs, best_epoch, curve`` (mean
-        training loss per batch and validation score per epoch), ``epoch_s, eval_s`` (seconds; medians over epochs, and of the
-        test evaluation), ``scoring_ms`` (milliseconds for the scores of one test row), ``network_calls`` (passes through the
-        network for one row's scores; None: the model does not say), ``parameters, peak_memory_mib`` (of the process), ``data``
-        (counts, fingerprint), ``command, checkpoint, log, revision, dirty, versions, device, processes, threads, finished``
-        (where it came from), and the model's own ``diagnostics()`` if it has any.
+        :class:`.evaluation.Tested`), ``test_by_masking`` and ``test_also`` where they were asked for, ``epochs, best_epoch,
+        curve`` (mean training loss per batch and validation score per epoch), ``epoch_s, eval_s`` (seconds; medians over
+        epochs, and of the test evaluation), ``scoring_ms`` (milliseconds for the scores of one test row), ``network_calls``
+        (passes through the network for one row's scores; None: the model does not say), ``parameters, peak_memory_mib`` (of
+        the process), ``data`` (counts, fingerprint), ``command, checkpoint, log, revision, dirty, versions, device, processes,
+        threads, finished`` (where it came from), and the model's own ``diagnostics()`` if it has any.
     """
     config = run.config
     scored = [entry for entry in run.curve if "valid_score" in entry]
@@ -115,6 +116,8 @@ def make_record(run: Run) -> dict[str, Any]:
     }
     if run.tested.by_masking:
         record["test_by_masking"] = {name: _floats(metrics) for name, metrics in run.tested.by_masking.items()}
+    if run.tested.also:
+        record["test_also"] = run.tested.also
     if hasattr(run.model, "diagnostics"):
         record["diagnostics"] = run.model.diagnostics()
     return without_folder(record, Path.cwd())

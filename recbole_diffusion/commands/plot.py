@@ -92,7 +92,10 @@ def _setting(records: list[dict[str, Any]], options: argparse.Namespace) -> Any:
             if metric not in known:
                 raise SettingsError(f"record {file!r}: no test metric {metric!r}; known: {', '.join(sorted(known))}")
     names = " and ".join(dict.fromkeys(f"{record['model']} on {record['dataset']}" for record in records))
-    return plot_setting(f"{names}: {key}", records, key, metrics)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        rows.setdefault(record["model"], []).append(record)
+    return plot_setting(f"{names}: {key}", rows, key, metrics)
 
 
 def _read_record(file: str) -> dict[str, Any]:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+
+Term = Callable[[slice, torch.Tensor], torch.Tensor]
+"""For some rows, and their scores ``[rows, n_items]``: a table of that shape that is to be added to them, times a number for
+each row. Constants it may add to the scores itself, in place."""
 
 # Rows of scores that are computed at a time: on a CPU they should stay in its cache, on a GPU fill it.
 _ROWS = {"cpu": 256, "other": 8192}
 
 
 def item_cross_entropy(
-    query: torch.Tensor, items: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None
+    query: torch.Tensor,
+    items: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    term: Term | None = None,
+    multiple: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The sum over rows of ``weight * -log softmax(query @ items.T)[target]``.
+    """The sum over rows of ``weight * -log softmax(query @ items.T + multiple * term)[target]``.
 
     The same as ``torch.nn.functional.cross_entropy`` of the scores, but some rows at a time, each with its gradient while its
     scores are at hand: a ``[N, n_items]`` tensor is never stored, read or written. On a CPU that takes half the time.
@@ -23,6 +33,8 @@ def item_cross_entropy(
         items: ``[n_items, d]``.
         target: ``[N]``, indices of rows of ``items``.
         weight: ``[N]``, constants; None gives the mean, 1 / N each.
+        term: what is known of the scores of some rows; no gradient goes through it.
+        multiple: ``[N]``, of the term; without a term, none.
 
     Returns:
         A scalar.
@@ -30,17 +42,24 @@ def item_cross_entropy(
     if weight is None:
         weight = query.new_full((len(query),), 1 / max(len(query), 1), dtype=items.dtype)
     # Autocast leaves products alone that are written in place, as all of them are below.
-    loss: torch.Tensor = _ItemCrossEntropy.apply(query.to(items.dtype), items, target, weight.detach())
+    loss: torch.Tensor = _ItemCrossEntropy.apply(query.to(items.dtype), items, target, weight.detach(), term, multiple)
     return loss
 
 
 class _ItemCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: torch.Tensor, items: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
+        ctx: Any,
+        query: torch.Tensor,
+        items: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor,
+        term: Term | None,
+        multiple: torch.Tensor | None,
     ) -> torch.Tensor:
         of_query = torch.empty_like(query) if ctx.needs_input_grad[0] else None
         of_items = torch.zeros_like(items) if ctx.needs_input_grad[1] else None
+        of_multiple = None if multiple is None else torch.zeros_like(multiple)
         n_rows = _ROWS.get(query.device.type, _ROWS["other"])
         buffer = query.new_empty(min(n_rows, len(query)), len(items))
         loss = query.new_zeros(())
@@ -48,18 +67,23 @@ class _ItemCrossEntropy(torch.autograd.Function):
             rows = slice(first, first + n_rows)
             of_target = target[rows, None]
             scores = torch.mm(query[rows], items.T, out=buffer[: len(of_target)])
+            if term is not None and multiple is not None:
+                table = term(rows, scores)
+                scores.addcmul_(multiple[rows, None], table)
             log_sum = scores.logsumexp(1, keepdim=True)
             loss += (weight[rows, None] * (log_sum - scores.gather(1, of_target))).sum()
             # The gradient of the scores, in their place: weight * (softmax - one-hot).
             slope = scores.sub_(log_sum).exp_().scatter_add_(1, of_target, -torch.ones_like(log_sum)).mul_(weight[rows, None])
             if of_query is not None:
                 torch.mm(slope, items, out=of_query[rows])
+            if of_multiple is not None:
+                of_multiple[rows] = torch.linalg.vecdot(slope, table)
             if of_items is not None:
                 of_items.addmm_(slope.T, query[rows])
-        ctx.save_for_backward(of_query, of_items)
+        ctx.save_for_backward(of_query, of_items, of_multiple)
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        of_query, of_items = ctx.saved_tensors
-        return *(None if slope is None else slope * grad for slope in (of_query, of_items)), None, None
+        of_query, of_items, of_multiple = (None if slope is None else slope * grad for slope in ctx.saved_tensors)
+        return of_query, of_items, None, None, None, of_multiple

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from recbole_diffusion.plots.figure import new_figure
@@ -68,27 +68,28 @@ def plot_courses(title: str, rows: Rows) -> Figure:
     return figure
 
 
-def plot_setting(title: str, records: Iterable[dict[str, Any]], setting: str, metrics: Sequence[str]) -> Figure:
-    """Draws metrics on test against a setting, a panel for each metric and a line for each model.
+def plot_setting(title: str, rows: Rows, setting: str, metrics: Sequence[str]) -> Figure:
+    """Draws metrics on test against a setting, a panel for each metric.
 
     Args:
         title: of the picture.
-        records: of models that have the setting.
+        rows: records of models that have the setting, by the name of their line.
         setting: whose value is the abscissa.
         metrics: of ``test`` or of ``beyond_accuracy``.
     """
-    by_model: dict[str, dict[float, list[dict[str, Any]]]] = {}
-    for record in records:
-        by_model.setdefault(record["model"], {}).setdefault(record["settings"][setting], []).append(record)
+    by_row: dict[str, dict[float, list[dict[str, Any]]]] = {name: {} for name in rows}
+    for name, records in rows.items():
+        for record in records:
+            by_row[name].setdefault(record["settings"][setting], []).append(record)
     figure, axes = new_figure(title, 1, len(metrics), 4.5 * len(metrics), 4)
     for axis, metric in zip(axes[0], metrics, strict=True):
-        for model, by_value in by_model.items():
+        for name, by_value in by_row.items():
             values = sorted(by_value)
             found = [[measured(record, metric) for record in by_value[value]] for value in values]
-            (line,) = axis.plot(values, [statistics.mean(of_value) for of_value in found], label=model)
+            (line,) = axis.plot(values, [statistics.mean(of_value) for of_value in found], label=name)
             for value, of_value in zip(values, found, strict=True):
                 axis.plot([value] * len(of_value), of_value, ".", color=line.get_color())
-        axis.set(xlabel=setting, ylabel=f"{metric} on test", xscale=_scale(by_model))
+        axis.set(xlabel=setting, ylabel=f"{metric} on test", xscale=_scale(by_row))
         axis.legend(fontsize=8)
     return figure
 
@@ -103,9 +104,9 @@ def scored_epochs(record: Mapping[str, Any]) -> dict[int, float]:
     return {entry["epoch"] + 1: entry["valid_score"] for entry in record["curve"] if "valid_score" in entry}
 
 
-def _scale(by_model: Mapping[str, Mapping[float, Any]]) -> str:
+def _scale(by_row: Mapping[str, Mapping[float, Any]]) -> str:
     """Logarithmic where positive values span more than a factor of 30; a zero among them needs the mixed scale."""
-    values = {value for by_value in by_model.values() for value in by_value}
+    values = {value for by_value in by_row.values() for value in by_value}
     positive = [value for value in values if value > 0]
     if not positive or max(positive) <= 30 * min(positive):
         return "linear"

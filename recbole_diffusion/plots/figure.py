@@ -63,8 +63,13 @@ def save(figure: Figure, file: str | Path, mark: str = "") -> None:
     Raises:
         SettingsError: another ending, or a file that cannot be written.
     """
+    import matplotlib
+
     path = check_file(file)
+    # No date and no random ids: the same picture is the same file.
+    metadata = ({"Description": mark} if mark else {}) | ({"Date": None} if path.suffix == ".svg" else {})
     try:
-        figure.savefig(path, dpi=150, metadata={"Description": mark} if mark else None)
+        with matplotlib.rc_context({"svg.hashsalt": "recbole_diffusion"}):
+            figure.savefig(path, dpi=150, metadata=metadata)
     except OSError as error:
         raise SettingsError(f"picture {str(file)!r}: {error.strerror or error}") from error

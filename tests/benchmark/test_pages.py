@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
+from recbole_diffusion.benchmark.boards import read_pages
 from recbole_diffusion.benchmark.pages import command, make_pages
 from recbole_diffusion.benchmark.per_user import write_users
 from recbole_diffusion.cli import main
@@ -101,6 +102,43 @@ def test_the_head_of_a_table_says_which_rows_are_evaluated_otherwise(tmp_path):
     assert f"A, C: protocol `p`, data `f`, `g` (a split for each seed): {sizes} {seen}" in lines
     refitted = "refitted on training and validation parts, sees the training and validation items."
     assert f"B: protocol `p`, data `f`: {sizes} nothing masked, {refitted}" in lines
+
+
+def test_other_ways_to_score_stand_below_each_other(tmp_path):
+    def of_seed(seed, score):
+        ways = [
+            {"settings": {"w": w}, "test": {"ndcg@10": score + w / 10}, "beyond_accuracy": {"itemcoverage@10": w / 8},
+             "scoring_ms": w / 2, "network_calls": w}
+            for w in (0, 2)
+        ]  # fmt: skip
+        return record("A", seed, 0.1, score, settings=HOW | {"w": 1}, test_also=ways)
+
+    text = page(tmp_path, [of_seed(1, 0.2), of_seed(2, 0.4), record("B", 1, 0.1, 0.1)], ["A", "B"])
+    half = f"{T_1 * 0.1:.4f}"
+    assert f"| A | w = 1 | 0.3000 +- {half} |  |  |  |  |" in text
+    assert f"| A | w = 0 | 0.3000 +- {half} | 0.0000 +- 0.0000 | 0.000 | 0 | 0.000 |" in text
+    assert f"| A | w = 2 | 0.5000 +- {half} | 0.2000 +- 0.0000 | 0.250 | 2 | 1.000 |" in text
+    assert "| B | " not in text.split("### Other ways to score")[1].split("###")[0]
+
+
+def test_runs_that_differ_in_one_number_are_found(tmp_path):
+    """Three rows by lambda, one of them tested at two other w as well; a fourth row differs in its size too."""
+    ways = [{"settings": {"w": w}, "test": {"ndcg@10": w}, "beyond_accuracy": {}} for w in (0, 2)]
+    rows = {"a": (0.0, 64), "b": (0.1, 64), "c": (1.0, 64), "d": (10.0, 32)}
+    records = [
+        record(row, seed, 0.1, 0.1, settings=HOW | {"w": 1, "lambda": value, "size": size}, test_also=ways * (row == "b"))
+        for row, (value, size) in rows.items()
+        for seed in (1, 2)
+    ]
+    settings = {row: {"lambda": value, "size": size} for row, (value, size) in rows.items()}
+    write(tmp_path, records, [{"row": row, "model": "EASE", "dataset": "toy", "settings": of} for row, of in settings.items()])
+    (board,) = read_pages(tmp_path)[0].boards
+    found = board.varied()
+    assert list(found) == ["lambda", "w"] and list(found["lambda"]) == ["a"] and list(found["w"]) == ["b"]
+    assert sorted(record["settings"]["lambda"] for record in found["lambda"]["a"]) == [0.0, 0.0, 0.1, 0.1, 1.0, 1.0]
+    assert sorted((record["settings"]["w"], record["test"]["ndcg@10"]) for record in found["w"]["b"]) == [
+        (0, 0), (0, 0), (1, 0.1), (1, 0.1), (2, 2), (2, 2),
+    ]  # fmt: skip
 
 
 def test_settings_of_a_row_that_a_record_is_older_than(tmp_path):

@@ -18,7 +18,7 @@ KEPT = {f"{name}@{k}" for name in ("recall", "ndcg", "mrr") for k in (1, 5)}
 
 
 def run(model, folder, record="run.json", **settings):
-    sequential = model in ("SASRec", "PackedSASRec", "SequentialKNN")
+    sequential = model in ("SASRec", "PackedSASRec", "SequentialKNN", "DreamRec")
     data = two_circles(folder, 31) if sequential else checkerboard(folder, 31)
     name = "circles" if sequential else "checkerboard"
     return run_recbole_diffusion(model, name, None, SMALL | data | settings, record=record)
@@ -131,3 +131,32 @@ def test_what_the_lists_are_like_by_hand(tmp_path):
         }
     assert record["beyond_accuracy"] == pytest.approx(expected, abs=1e-8)
     assert set(record["test"]) == KEPT and record["scoring_ms"] > 0  # they are no metrics that were asked for
+
+
+def test_other_ways_to_score_equal_a_run_each(tmp_path):
+    """Of one checkpoint: training is the same, so a run of its own has the same test figures."""
+    ways = [{"sampler_steps": 1}, {"sampler_steps": 3, "guidance_scale": 2}]
+    fast = {"hidden_size": 8, "inner_size": 8, "steps": 4, "sampler": "ddim", "sampler_steps": 2}
+    asked = run("DreamRec", tmp_path, **fast, test_also=ways)
+    assert asked["test"] == run("DreamRec", tmp_path, **fast)["test"]
+    assert [way["settings"] for way in asked["test_also"]] == ways
+    for way, found in zip(ways, asked["test_also"], strict=True):
+        alone = run("DreamRec", tmp_path, **fast | way)
+        assert found["test"] == alone["test"] != asked["test"]
+        assert found["beyond_accuracy"] == alone["beyond_accuracy"] and found["network_calls"] == alone["network_calls"]
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "message"),
+    [
+        ("DreamRec", {"sampler_steps": 1}, "must be a list of mappings"),
+        ("DreamRec", [{}], "must be a list of mappings"),
+        ("DreamRec", [{"hidden_size": 4}], "hidden_size: not a setting of DreamRec's scoring; allowed: guidance_scale, "),
+        ("DreamRec", [{"guidance_scale": -1}], "guidance_scale = -1: must be"),
+        ("ItemKNN", [{"k": 3}], "k: not a setting of ItemKNN's scoring; allowed: none"),
+    ],
+)
+def test_what_is_no_way_to_score_is_refused_before_training(model, given, message, tmp_path):
+    with pytest.raises(SettingsError, match=message):
+        run(model, tmp_path, test_also=given)
+    assert not list(tmp_path.glob("**/*.pth"))

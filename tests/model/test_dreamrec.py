@@ -1,7 +1,9 @@
 import pytest
 import torch
 from contract import ModelContract, Prepared
+from torch.nn.functional import cross_entropy
 
+from recbole_diffusion.adapter.trainer.tracked import tracked
 from recbole_diffusion.model.sequential_recommender.transformer import CausalTransformer
 
 FAST = {
@@ -57,11 +59,34 @@ def test_the_cross_entropy_is_that_of_the_estimated_embedding(mean_type, tmp_pat
         x_t = a.sqrt() * model.item_embedding.weight[target[row]] + (1 - a).sqrt() * eps[row]
         output = model.network(x_t[None], cond[[row]], t[[row]])[0]
         estimate = output if mean_type == "x0" else (x_t - (1 - a).sqrt() * output) / a.sqrt()
-        expected = expected - (estimate @ model.item_embedding.weight.T).log_softmax(0)[target[row]] / 3
+        expected = expected - (estimate @ model.item_embedding.weight.T / 32**0.5).log_softmax(0)[target[row]] / 3
     loss = other.denoising_loss(*draws)
     torch.testing.assert_close(loss - model.denoising_loss(*draws), expected, rtol=1e-4, atol=1e-4)
     loss.backward()
     assert other.item_embedding.weight.grad[24].norm() > 0
+
+
+def test_pre_training_moves_the_embeddings_and_leaves_the_encoder_as_it_was(tmp_path):
+    """Its loss is torch's cross-entropy of the encoded histories; the denoiser has no part in it."""
+    run = Prepared("DreamRec", FAST | {"pretrain_epochs": 2, "epochs": 3, "eval_step": 1}, tmp_path)
+    model, batch = run.model, next(iter(run.train))
+    encoder = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    before = model.item_embedding.weight.detach().clone()
+    assert model.begin_epoch(0) is False and not model.fine_tunes
+    cond, target, _ = model.positions(batch)
+    loss = model.calculate_loss(batch)
+    torch.testing.assert_close(loss, cross_entropy(cond @ model.item_embedding.weight.T / 32**0.5, target))
+    loss.backward()
+    assert all(weight.grad is None for weight in model.network.parameters())
+    torch.optim.SGD(model.parameters(), lr=1.0).step()
+    assert any(not torch.equal(value, encoder[name]) for name, value in model.encoder.state_dict().items())
+    assert [model.begin_epoch(epoch) for epoch in (1, 2)] == [False, True] and model.fine_tunes
+    for name, value in model.encoder.state_dict().items():
+        assert torch.equal(value, encoder[name])
+    assert not torch.equal(model.item_embedding.weight, before)
+    trainer = tracked(type(run.trainer))(run.config, model)
+    trainer.fit(run.train, run.valid, verbose=False)
+    assert ["valid_score" in entry for entry in trainer.curve] == [False, False, True]
 
 
 @pytest.mark.parametrize("n_layers", [1, 2])

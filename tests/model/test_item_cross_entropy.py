@@ -28,6 +28,24 @@ def test_value_and_gradients_are_torchs(rows, weighted, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("rows", [2, 100])
+def test_a_known_term_and_its_multiple(rows, monkeypatch):
+    monkeypatch.setitem(module._ROWS, "cpu", rows)
+    query, items, target = _drawn(7)
+    table, constants = torch.randn(2, 7, 11, dtype=torch.float64)
+    multiple = torch.randn(7, dtype=torch.float64, requires_grad=True)
+
+    def term(rows, scores):
+        scores += constants[rows]
+        return table[rows]
+
+    expected = cross_entropy(query @ items.T + multiple[:, None] * table + constants, target)
+    actual = item_cross_entropy(query, items, target, term=term, multiple=multiple)
+    torch.testing.assert_close(actual, expected)
+    of = (query, items, multiple)
+    torch.testing.assert_close(torch.autograd.grad(3 * actual, of), torch.autograd.grad(3 * expected, of))
+
+
 def test_frozen_items_get_no_gradient():
     query, items, target = _drawn(4)
     expected = torch.autograd.grad(cross_entropy(query @ items.detach().T, target), query)

@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from recbole_diffusion.adapter.config import build_config
 from recbole_diffusion.adapter.sequences import SequenceDataset
+from recbole_diffusion.model import item_cross_entropy
 from recbole_diffusion.model.sequential_recommender import priors
 from recbole_diffusion.model.sequential_recommender.priordiff import PriorDiff
 from recbole_diffusion.model.sequential_recommender.priors import NextItemPrior, draw
@@ -170,23 +171,30 @@ def test_targets_are_found_in_the_sequences(positions, tmp_path):
     assert sorted(places) == run.train._dataset.sequences().is_target.nonzero().squeeze(1).tolist()
 
 
-def test_the_loss_is_the_cross_entropy_of_bayes_rule(trained):
-    """By the product of the two probabilities for every item, in place of one corrected logit."""
-    model = trained.model
+def test_the_loss_is_the_cross_entropy_of_bayes_rule(trained, monkeypatch):
+    """By the product of the two probabilities for every item, in place of one corrected logit; gradients by autograd."""
+    monkeypatch.setitem(item_cross_entropy._ROWS, "cpu", 7)
+    model, batch = trained.model, next(iter(trained.train))
     with torch.no_grad():
         model.multiple.copy_(torch.tensor([0.3, 0.8, 1.1, 1.4]))
-        p = torch.rand(6, model.n_items - 1).softmax(1)
-        products, t = torch.randn(6, model.n_items - 1), torch.tensor([0, 1, 2, 3, 0, 2])
-        x_t, target = torch.tensor([0, 4, 9, 3, 7, 5]), torch.tensor([0, 5, 9, 2, 7, 1])
-        found = cross_entropy(
-            model.posterior_logits(products, p, x_t, t, torch.tensor([True] * 5 + [False])), target, reduction="none"
-        )
-    for row in range(6):
-        abar = 1 - (int(t[row]) + 1) / 4
-        r = (products[row] + (row < 5) * model.multiple[t[row]] * p[row].log()).softmax(0)
-        likelihood = (1 - abar) * p[row, x_t[row]] + abar * (torch.arange(len(r)) == x_t[row])
+    state, target, _ = model.positions(batch)
+    state, target, place = state.detach().requires_grad_(), target - 1, model._places(batch)
+    t, u = torch.arange(len(target)) % 4, torch.rand(3, len(target))
+    p, losses = model.prior.of_targets(place), []
+    products, drawn = state @ model.item_embedding.weight[1:].T, draw(p, u[1])
+    for row, level in enumerate(t.tolist()):
+        abar = 1 - (level + 1) / 4
+        x_t = target[row] if u[0, row] >= 1 - abar else drawn[row]
+        given = u[2, row] >= model.settings.uncond_prob
+        r = (products[row] + given * model.multiple[level] * p[row].log()).softmax(0)
+        likelihood = (1 - abar) * p[row, x_t] + abar * (torch.arange(len(r)) == x_t)
         posterior = likelihood * r / (likelihood * r).sum()
-        torch.testing.assert_close(found[row], -posterior[target[row]].log(), rtol=1e-4, atol=1e-5)
+        losses.append(-posterior[target[row]].log())
+    moved = (state, model.item_embedding.weight, model.multiple)
+    expected, actual = torch.stack(losses).mean(), model.denoising_loss(state, target, place, t, u)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    for found, wanted in zip(torch.autograd.grad(actual, moved), torch.autograd.grad(expected, moved), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_steps_agree_exactly_where_the_multiple_is_the_same_at_all_levels(trained):
@@ -218,10 +226,10 @@ def test_a_prior_that_training_never_sees_is_left_out_of_its_loss(tmp_path):
     state, target, _ = run.model.positions(batch)
     actual = run.model.calculate_loss(batch)
     torch.testing.assert_close(actual, cross_entropy(run.model.products(state), target - 1))
-    p = run.model.prior.of_targets(run.model._places(batch))
-    unguided = torch.zeros(len(target), dtype=torch.bool)
-    logits = run.model.posterior_logits(run.model.products(state), p, target - 1, torch.zeros_like(target), unguided)
-    torch.testing.assert_close(actual, cross_entropy(logits, target - 1))
+    # The way that all other settings go, with draws that show the target and not the prior.
+    level, u = torch.zeros_like(target), torch.zeros(3, len(target))
+    whole = run.model.denoising_loss(state, target - 1, run.model._places(batch), level, u)
+    torch.testing.assert_close(actual, whole)
 
 
 def test_without_network_and_with_a_multiple_of_one_in_all_it_is_the_prior(trained):

@@ -44,7 +44,7 @@ def test_a_setting_is_drawn_against_accuracy_and_coverage(values, scale):
     records = [
         record("DreamRec", seed, 0.01 * (number + seed), w=value) for number, value in enumerate(values) for seed in (1, 2)
     ]
-    accuracy, coverage = plot_setting("w", records, "w", ["ndcg@10", "itemcoverage@10"]).axes
+    accuracy, coverage = plot_setting("w", {"DreamRec": records}, "w", ["ndcg@10", "itemcoverage@10"]).axes
     means = [[value, pytest.approx(0.01 * (number + 1.5))] for number, value in enumerate(values)]
     assert accuracy.lines[0].get_xydata().tolist() == means
     assert coverage.lines[0].get_ydata().tolist() == [pytest.approx(10 * y.expected) for _, y in means]

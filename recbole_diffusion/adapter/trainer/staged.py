@@ -1,4 +1,4 @@
-"""The trainer of models that are trained in stages: ADRec, BBDRec."""
+"""The trainer of models that are trained in stages: ADRec, BBDRec, and DreamRec where its embeddings are pre-trained."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from recbole.trainer import Trainer
 from recbole_diffusion.settings import SettingsError
 
 
-class ADRecTrainer(Trainer):
+class StagedTrainer(Trainer):
     """RecBole's trainer, which tells the model when an epoch begins, and selects among the epochs of the last stage.
 
     A stage begins with a new optimiser state. Evaluations in an earlier stage neither end the training nor count for the
@@ -22,7 +22,7 @@ class ADRecTrainer(Trainer):
     """
 
     def __init__(self, config: Any, model: Any) -> None:
-        if not config["single_spec"]:
+        if not config["single_spec"] and model.early_epochs > 0:
             raise SettingsError(f"nproc = {config['nproc']!r}: {config['model']} is trained in stages; allowed: 1")
         super().__init__(config, model)
 
@@ -38,5 +38,14 @@ class ADRecTrainer(Trainer):
         return super()._train_epoch(train_data, epoch_idx, *args, **kwargs)
 
 
-class BBDRecTrainer(ADRecTrainer):
-    """The same under the name that RecBole looks for."""
+# Under the names that RecBole looks for.
+class ADRecTrainer(StagedTrainer):
+    """ADRec's."""
+
+
+class BBDRecTrainer(StagedTrainer):
+    """BBDRec's."""
+
+
+class DreamRecTrainer(StagedTrainer):
+    """DreamRec's, which has a single stage unless ``pretrain_epochs`` asks for another."""

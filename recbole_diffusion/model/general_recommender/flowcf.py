@@ -23,7 +23,7 @@ class FlowCFSettings(Settings):
     """Types and ranges; meanings and defaults are in ``properties/model/FlowCF.yaml``."""
 
     steps: int = setting(ge=1)
-    sampling_steps: int = setting(ge=1)
+    sampling_steps: int = setting(ge=1, scoring=True)
     dims_dnn: tuple[int, ...] = setting(ge=1)
     embedding_size: int = setting(ge=2)
     mlp_act_func: str = setting(choices=tuple(ACTIVATIONS))

@@ -39,7 +39,7 @@ class GiffCFSettings(Settings):
     """Types and ranges; meanings and defaults are in ``properties/model/GiffCF.yaml``."""
 
     steps: int = setting(ge=1)
-    sampling_steps: int = setting(ge=1)
+    sampling_steps: int = setting(ge=1, scoring=True)
     smoothing_strength: float = setting(ge=0)
     decay: float = setting(ge=0, le=1)
     filter: str = setting(choices=("adjacency", "ease"))

@@ -44,12 +44,16 @@ class StagedDenoising(DenoisingRecommender):
             for _ in range(s.n_encoder_layers)
         )
         self.pretrains = self.frozen = False
-        until = s.pretrain_epochs + s.frozen_epochs
-        if config["epochs"] <= until:
+        if config["epochs"] <= self.early_epochs:
             self.logger.warning(
                 f"epochs = {config['epochs']}: {type(self).__name__} fine-tunes after pretrain_epochs + frozen_epochs = "
-                f"{until} epochs only; what is trained here is not the model"
+                f"{self.early_epochs} epochs only; what is trained here is not the model"
             )
+
+    @property
+    def early_epochs(self) -> int:
+        """Epochs before the last stage of training."""
+        return self.settings.pretrain_epochs + self.settings.frozen_epochs
 
     def begin_epoch(self, epoch: int) -> bool:
         """Enters the stage of an epoch, counted from 0.
@@ -58,13 +62,12 @@ class StagedDenoising(DenoisingRecommender):
             Whether it is the first epoch of a stage that has another one before it.
         """
         s = self.settings
-        unfrozen = s.pretrain_epochs + s.frozen_epochs
-        self.pretrains, self.frozen = epoch < s.pretrain_epochs, s.pretrain_epochs <= epoch < unfrozen
+        self.pretrains, self.frozen = epoch < s.pretrain_epochs, s.pretrain_epochs <= epoch < self.early_epochs
         if epoch == s.pretrain_epochs > 0:
             for module in (*self.encoder.modules(), *self.history_input.modules()):
                 if isinstance(module, (nn.Linear, nn.LayerNorm)):
                     module.reset_parameters()
-        return epoch in {s.pretrain_epochs, unfrozen} - {0}
+        return epoch in {s.pretrain_epochs, self.early_epochs} - {0}
 
     @property
     def fine_tunes(self) -> bool:

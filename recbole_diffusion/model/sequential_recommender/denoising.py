@@ -32,8 +32,8 @@ class DenoisingSettings(TransformerSettings):
 
     steps: int = setting(ge=1)
     lambda_noise: float = setting(ge=0)
-    sampler: str = setting(choices=("loop", "one_pass"))
-    sampler_steps: int | None = setting(ge=1)
+    sampler: str = setting(choices=("loop", "one_pass"), scoring=True)
+    sampler_steps: int | None = setting(ge=1, scoring=True)
     embedding_dropout_prob: float = setting(ge=0, lt=1)
     initializer_range: float = setting(gt=0)
 

@@ -40,12 +40,13 @@ class DreamRecSettings(TransformerSettings):
     loss: str = setting(choices=("mse", "mse+ce"))
     uncond_prob: float = setting(ge=0, le=1)
     target_gradient: bool = setting()
-    guidance_scale: float = setting(ge=0)
-    sampler: str = setting(choices=("exact", "mean", "ancestral", "ddim", "dpmpp_2m"))
-    sampler_steps: int = setting(ge=1)
-    sampler_spacing: str = setting(choices=SPACINGS)
-    n_samples: int = setting(ge=1)
-    ranking: str = setting(choices=("inner_product", "centred"))
+    pretrain_epochs: int = setting(ge=0)
+    guidance_scale: float = setting(ge=0, scoring=True)
+    sampler: str = setting(choices=("exact", "mean", "ancestral", "ddim", "dpmpp_2m"), scoring=True)
+    sampler_steps: int = setting(ge=1, scoring=True)
+    sampler_spacing: str = setting(choices=SPACINGS, scoring=True)
+    n_samples: int = setting(ge=1, scoring=True)
+    ranking: str = setting(choices=("inner_product", "centred"), scoring=True)
     denoiser: str = setting(choices=("mlp1", "mlp2"))
     encoder: str = setting(choices=("transformer", "official"))
     history_length: int = setting(ge=1)
@@ -77,8 +78,10 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
     By default the loss moves the network and the encoder, through which item embeddings are learnt too, but not the target
     e_0: Algorithm 1 takes the gradient of the network's parameters. The official code lets it move e_0 as well
     (``target_gradient = True``), and then shrinking all embeddings to a point is the easiest way to a small loss.
-    ``loss = mse+ce``, not in the paper either, adds the cross-entropy of the estimated embedding's products with all items, the
-    term that keeps later models from collapsing; it moves the embeddings whatever ``target_gradient`` says.
+    ``loss = mse+ce``, not in the paper either, adds the cross-entropy of the estimated embedding's products with all items over
+    sqrt(d), the term that keeps later models from collapsing; it moves the embeddings whatever ``target_gradient`` says.
+    ``pretrain_epochs``, as in ADRec (KDD 2025): so many epochs train the item embeddings with the encoder alone, by the same
+    cross-entropy of the encoded history; then the encoder starts again, and the embeddings go on from there.
 
     Departures from the official code: that default; evaluation without dropout and over every row; the padding item is
     not ranked; any width and batch size. With the linear denoiser ``mlp1``, generation is drawn in one
@@ -115,7 +118,28 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
         # Odd multipliers of a linear hash, which tells histories apart for their noise.
         powers = torch.randint(2**62, (self.max_seq_length,), generator=torch.Generator().manual_seed(0))
         self.register_buffer("hash_multipliers", 2 * powers + 1, persistent=False)
+        self.pretrains, self.initial_encoder = False, {}
+        if s.pretrain_epochs > 0:
+            self.initial_encoder = {name: value.clone() for name, value in self.encoder.state_dict().items()}
         accelerate(config, self.network, self.encoder)
+
+    @property
+    def early_epochs(self) -> int:
+        """Epochs before the last stage of training."""
+        return self.settings.pretrain_epochs
+
+    def begin_epoch(self, epoch: int) -> bool:
+        """Enters the stage of an epoch, counted from 0; returns whether it is the first one after pre-training."""
+        self.pretrains = epoch < self.early_epochs
+        begins = epoch == self.early_epochs > 0
+        if begins:
+            self.encoder.load_state_dict(self.initial_encoder)
+        return begins
+
+    @property
+    def fine_tunes(self) -> bool:
+        """Whether the stage is the last one."""
+        return not self.pretrains
 
     def encode(self, items: torch.Tensor) -> torch.Tensor:
         return self.encoder(self.item_embedding(items))
@@ -138,6 +162,8 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
         """Algorithm 1 for each target: without the history with probability p_u; squared error of its predicted embedding."""
         cond, target, _ = self.positions(interaction)
+        if self.pretrains:
+            return item_cross_entropy(cond / cond.shape[1] ** 0.5, self.item_embedding.weight, target)
         drop = torch.rand(len(target), 1, device=target.device) < self.settings.uncond_prob
         t, weight = self.timesteps.sample(len(target))
         eps = torch.randn(cond.shape, device=cond.device, dtype=self.no_history.dtype)
@@ -172,7 +198,9 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
         if self.settings.loss == "mse+ce":
             estimate = output if self.settings.mean_type == "x0" else self.process.x0_from_eps(x_t, t, output)
             share = 1 / (weight * len(target))
-            return (losses * share).sum() + item_cross_entropy(estimate, self.item_embedding.weight, target, share)
+            # Embeddings have elements of about unit variance: products over sqrt(d) have it too, as in attention.
+            query = estimate / estimate.shape[1] ** 0.5
+            return (losses * share).sum() + item_cross_entropy(query, self.item_embedding.weight, target, share)
         return (losses / weight).mean()
 
     def elbo_batch(self, interaction: Any) -> tuple[Denoiser, torch.Tensor]:

@@ -31,12 +31,12 @@ class PreferDiffSettings(TransformerSettings):
     beta_start: float = setting(gt=0, lt=1)
     beta_end: float = setting(gt=0, lt=1)
     uncond_prob: float = setting(ge=0, le=1)
-    guidance_scale: float = setting(ge=0)
+    guidance_scale: float = setting(ge=0, scoring=True)
     preference_weight: float = setting(ge=0, le=1)
     preference_scale: float = setting(gt=0)
     target_gradient: bool = setting()
-    sampler: str = setting(choices=("loop", "one_pass", "mean"))
-    sampler_steps: int = setting(ge=1)
+    sampler: str = setting(choices=("loop", "one_pass", "mean"), scoring=True)
+    sampler_steps: int = setting(ge=1, scoring=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from recbole_diffusion.diffusion.prior import PriorDiffusion
 from recbole_diffusion.diffusion.samplers import time_grid
@@ -31,9 +30,9 @@ class PriorDiffSettings(TransformerSettings):
     knn_decay: float = setting(gt=0, le=1)
     knn_history_length: int = setting(ge=1)
     steps: int = setting(ge=1)
-    sampler_steps: int = setting(ge=1)
+    sampler_steps: int = setting(ge=1, scoring=True)
     uncond_prob: float = setting(ge=0, le=1)
-    guidance_scale: float = setting(ge=0)
+    guidance_scale: float = setting(ge=0, scoring=True)
     layer_norm_eps: float = setting(gt=0)
     initializer_range: float = setting(gt=0)
 
@@ -120,29 +119,34 @@ class PriorDiff(CausalRecommender):
         target = target - 1
         if self.settings.steps == 1 and self.settings.uncond_prob == 1:  # neither the prior nor its draw is in the logits
             return item_cross_entropy(state, self.item_embedding.weight[1:], target)
-        p = self.prior.of_targets(self._places(interaction))
         t = torch.randint(self.settings.steps, target.shape, device=target.device)
         u = torch.rand(3, len(target), device=target.device)
-        x_t = self.process.q_sample(target, t, u[0], draw(p, u[1]))
-        return cross_entropy(self.posterior_logits(self.products(state), p, x_t, t, u[2] >= self.settings.uncond_prob), target)
+        return self.denoising_loss(state, target, self._places(interaction), t, u)
 
-    def posterior_logits(
-        self, products: torch.Tensor, p: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor, guided: torch.Tensor
+    def denoising_loss(
+        self, state: torch.Tensor, target: torch.Tensor, place: torch.Tensor, t: torch.Tensor, u: torch.Tensor
     ) -> torch.Tensor:
-        """log p(x_0 | x_t, history) up to a constant, ``[N, n]``.
+        """The mean over targets of -log p(x_0 = target | x_t, history), for given draws.
 
         Args:
-            products: of the network, ``[N, n]``.
-            p: the prior, ``[N, n]`` or ``[1, n]``.
-            x_t: ``[N]``, counted from 0.
-            t: ``[N]``.
-            guided: bool ``[N]``, where the network is given the prior.
+            state: encoded histories ``[N, d]``.
+            target: items ``[N]``, counted from 0.
+            place: of the targets in the training sequences ``[N]``.
+            t: noise levels ``[N]``.
+            u: uniform numbers ``[3, N]``: whether x_t is the target, what it is if not, and whether the network is given the
+                prior.
         """
-        of_x_t = p.expand(len(x_t), -1).gather(1, x_t[:, None])
-        logits = products.float()
-        if self.multiple is not None:
-            logits = torch.addcmul(logits, (self.multiple[t] * guided)[:, None], p.log())
-        return logits.scatter_add(1, x_t[:, None], self.process.evidence(of_x_t, t))
+
+        def prior(rows: slice, logits: torch.Tensor) -> torch.Tensor:
+            """log p of some targets; adds to their logits what x_t says."""
+            p = self.prior.of_targets(place[rows])
+            x_t = self.process.q_sample(target[rows], t[rows], u[0, rows], draw(p, u[1, rows]))[:, None]
+            logits.scatter_add_(1, x_t, self.process.evidence(p.expand_as(logits).gather(1, x_t), t[rows]))
+            return p.log().expand_as(logits)
+
+        given = u[2] >= self.settings.uncond_prob
+        multiple = self.multiple[t] * given if self.multiple is not None else torch.zeros_like(u[2])
+        return item_cross_entropy(state, self.item_embedding.weight[1:], target, term=prior, multiple=multiple)
 
     def _places(self, interaction: Any) -> torch.Tensor:
         """Where in the training sequences the targets of :meth:`positions` are, ``[N]``."""
