@@ -14,7 +14,7 @@ from recbole_diffusion.property_files import names_in, properties_dir, read_yaml
 from recbole_diffusion.registry import MODELS, closest, stock_models
 from recbole_diffusion.settings import SettingsError
 
-_ROW_KEYS = {"row", "model", "dataset", "seeds", "baseline", "settings", "tune", "search"}
+_ROW_KEYS = {"row", "model", "dataset", "seeds", "space", "settings", "tune", "search"}
 _SPEC_KEYS = {"title", "metrics", "seeds", "about", "notes", "search", "rows", "published", "simple", "ranks"}
 _RANGE_KEYS = {"low", "high", "log", "step"}
 
@@ -143,35 +143,35 @@ def read_spec(name: str) -> Spec:
     )
 
 
-def baselines() -> list[str]:
-    """Names of the models that have settings and candidates under ``properties/benchmark/baselines``."""
-    return names_in("benchmark/baselines")
+def spaces() -> list[str]:
+    """Names of the models that have settings and candidates under ``properties/benchmark/spaces``."""
+    return names_in("benchmark/spaces")
 
 
-def read_baseline(model: str) -> dict[str, dict[str, Any]]:
-    """``settings`` of a baseline, and ``tune``, its candidates.
+def read_space(model: str) -> dict[str, dict[str, Any]]:
+    """A model's ``settings`` on our pages, where they are not its defaults, and ``tune``, its candidates.
 
     Raises:
         SettingsError: none for this model.
     """
-    if model not in baselines():
-        known = ", ".join(baselines())
-        raise SettingsError(f"no baseline settings for {model!r}{closest(model, baselines())}; known: {known}")
-    file = properties_dir() / "benchmark" / "baselines" / f"{model}.yaml"
+    if model not in spaces():
+        known = ", ".join(spaces())
+        raise SettingsError(f"no search space for {model!r}{closest(model, spaces())}; known: {known}")
+    file = properties_dir() / "benchmark" / "spaces" / f"{model}.yaml"
     content = read_yaml(file)
     _check_keys(content, {"settings", "tune"}, {"settings", "tune"}, str(file))
     return content
 
 
 def _row(content: dict[str, Any], spec: dict[str, Any], file: str) -> Row:
-    """``baseline: True`` takes the model's baseline settings and candidates; the row's own come on top of the settings, and
+    """``space: True`` takes the model's settings and candidates from ``spaces/``; the row's own come on top of the settings, and
     in place of the candidates. ``seeds`` and ``search`` are the specification's unless the row has its own."""
     where = f"{file}: row {content.get('row')!r}"
     _check_keys(content, _ROW_KEYS, {"row", "model", "dataset"}, where)
     model, known = content["model"], [*MODELS, *stock_models()]
     if model not in known:
         raise SettingsError(f"{file}: unknown model {model!r}{closest(model, known)}")
-    base = read_baseline(content["model"]) if content.get("baseline") else {"settings": {}, "tune": {}}
+    base = read_space(content["model"]) if content.get("space") else {"settings": {}, "tune": {}}
     tune = (content["tune"] if "tune" in content else base["tune"]) or {}
     search = _budget({"search": spec.get("search")} | content, where) if tune else None
     for key, candidates in tune.items():

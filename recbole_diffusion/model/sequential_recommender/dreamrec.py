@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import embedding
 
 from recbole_diffusion.diffusion.denoisers import ConditionedDenoiser
 from recbole_diffusion.diffusion.exact import AffineChain, affine_chain
@@ -79,7 +80,7 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
     e_0: Algorithm 1 takes the gradient of the network's parameters. The official code lets it move e_0 as well
     (``target_gradient = True``), and then shrinking all embeddings to a point is the easiest way to a small loss.
     ``loss = mse+ce``, not in the paper either, adds the cross-entropy of the estimated embedding's products with all items over
-    sqrt(d), the term that keeps later models from collapsing; it moves the embeddings whatever ``target_gradient`` says.
+    sqrt(d), the term that keeps later models from collapsing; it too moves the items' embeddings with ``target_gradient`` alone.
     ``pretrain_epochs``, as in ADRec (KDD 2025): so many epochs train the item embeddings with the encoder alone, by the same
     cross-entropy of the encoded history; then the encoder starts again, and the embeddings go on from there.
 
@@ -188,9 +189,8 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
             weight: T times the probability of each step ``[N]``.
             eps: noise ``[N, d]``.
         """
-        x_0 = self.item_embedding(target)
-        if not self.settings.target_gradient:
-            x_0 = x_0.detach()
+        items = self.item_embedding.weight if self.settings.target_gradient else self.item_embedding.weight.detach()
+        x_0 = embedding(target, items, padding_idx=0)
         cond = torch.where(drop, self.no_history, cond)
         x_t = self.process.q_sample(x_0, t, eps)
         output = self.network(x_t, cond, t)
@@ -200,7 +200,7 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
             share = 1 / (weight * len(target))
             # Embeddings have elements of about unit variance: products over sqrt(d) have it too, as in attention.
             query = estimate / estimate.shape[1] ** 0.5
-            return (losses * share).sum() + item_cross_entropy(query, self.item_embedding.weight, target, share)
+            return (losses * share).sum() + item_cross_entropy(query, items, target, share)
         return (losses / weight).mean()
 
     def elbo_batch(self, interaction: Any) -> tuple[Denoiser, torch.Tensor]:
