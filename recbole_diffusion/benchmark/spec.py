@@ -164,7 +164,7 @@ def read_space(model: str) -> dict[str, dict[str, Any]]:
 
 
 def _row(content: dict[str, Any], spec: dict[str, Any], file: str) -> Row:
-    """``space: True`` takes the model's settings and candidates from ``spaces/``; the row's own come on top of the settings, and
+    """``space: True`` takes the settings and candidates of ``spaces/``; the row's own come on top of the settings, and
     in place of the candidates. ``seeds`` and ``search`` are the specification's unless the row has its own."""
     where = f"{file}: row {content.get('row')!r}"
     _check_keys(content, _ROW_KEYS, {"row", "model", "dataset"}, where)

@@ -80,7 +80,7 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
     e_0: Algorithm 1 takes the gradient of the network's parameters. The official code lets it move e_0 as well
     (``target_gradient = True``), and then shrinking all embeddings to a point is the easiest way to a small loss.
     ``loss = mse+ce``, not in the paper either, adds the cross-entropy of the estimated embedding's products with all items over
-    sqrt(d), the term that keeps later models from collapsing; it too moves the items' embeddings with ``target_gradient`` alone.
+    sqrt(d), the term that keeps later models from collapsing; it too moves the embeddings with ``target_gradient`` alone.
     ``pretrain_epochs``, as in ADRec (KDD 2025): so many epochs train the item embeddings with the encoder alone, by the same
     cross-entropy of the encoded history; then the encoder starts again, and the embeddings go on from there.
 
