@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ examples:
   recbole-diffusion benchmark reproduction --data_path dataset --list
   recbole-diffusion benchmark reproduction --data_path dataset --only "EASE"
   nohup recbole-diffusion benchmark reproduction --data_path dataset --results results &
+  recbole-diffusion benchmark next-item-ml-100k --seeds 1
   recbole-diffusion benchmark families-ml-100k --jobs 4 --ray 10.0.0.1:6379
 
 Records go to RESULTS/runs/, one file per run; pages are made from them. Interrupt or kill it and start it again as you like:
@@ -45,6 +47,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--data_path", type=Path, help="folder of data sets (default: RecBole's)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of pages (default: %(default)s)")
     parser.add_argument("--only", metavar="TEXT", default="", help="rows whose name contains TEXT")
+    parser.add_argument("--seeds", type=int, metavar="N", help="the first N seeds of each row; the others another time")
     parser.add_argument("--list", action="store_true", help="say what is there and what is missing; run nothing")
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="runs at a time, each with its share of the processors (default: 1)"
@@ -79,8 +82,11 @@ def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> 
 
     if options.jobs < 1:
         raise SettingsError(f"--jobs {options.jobs}: must be an integer >= 1")
+    if options.seeds is not None and options.seeds < 1:
+        raise SettingsError(f"--seeds {options.seeds}: must be an integer >= 1")
     spec = read_spec(options.spec)
     rows = [row for row in spec.rows if options.only.lower() in row.name.lower()]
+    rows = [dataclasses.replace(row, seeds=row.seeds[: options.seeds]) for row in rows]
     if not rows:
         raise SettingsError(f"--only {options.only!r}: no such row; rows are {', '.join(row.name for row in spec.rows)}")
     plan = Plan(spec, options.data_path, options.results, options.checkpoint_dir)

@@ -39,6 +39,9 @@ def bench(spec, tmp_path, *more):
 def test_runs_are_made_once_and_the_best_on_validation_gets_all_seeds(spec, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(attended, "start", in_this_process)
+    assert bench(spec, tmp_path, "--seeds", "1") == 0
+    first = {json.loads(file.read_text())["seed"] for file in (tmp_path / "results" / "runs").glob("*.json")}
+    assert first == {1}
     assert bench(spec, tmp_path) == 0
     records = [json.loads(file.read_text()) for file in (tmp_path / "results" / "runs").glob("*.json")]
     by_k = {(record["settings"]["k"], record["seed"]): record for record in records}
@@ -86,6 +89,8 @@ def test_what_cannot_run_is_refused_before_anything_runs(tmp_path, capfd):
         assert bench(spec, tmp_path) == 2
         error = capfd.readouterr().err
         assert message in error and error.count("\n") == 1, error
+    assert bench(write(tmp_path, [good]), tmp_path, "--seeds", "0") == 2
+    assert "--seeds 0: must be an integer >= 1" in capfd.readouterr().err
     assert not (tmp_path / "results").exists() and not (tmp_path / "saved").exists()
 
 
