@@ -14,7 +14,7 @@ from typing import Any
 from recbole_diffusion.benchmark.per_user import read_users
 from recbole_diffusion.benchmark.record import read_records
 from recbole_diffusion.benchmark.spec import Row, Spec, read_spec
-from recbole_diffusion.benchmark.statistics import Comparison, Runs
+from recbole_diffusion.benchmark.statistics import Comparison, Ranks, Runs, mean_ranks
 from recbole_diffusion.settings import SettingsError
 
 Record = dict[str, Any]
@@ -321,6 +321,27 @@ def _is_number(value: Any) -> bool:
 
 def _settings(record: Record) -> dict[str, Any]:
     return {key: value for key, value in record["settings"].items() if key not in _NOT_SETTINGS}
+
+
+def rankings(pages: Sequence[Page]) -> dict[str, tuple[list[Board], Ranks]]:
+    """By the name that specifications give (``ranks``): the boards, and the ranks of the rows that are on all of them.
+
+    Two boards, and two rows on both, are needed.
+    """
+    groups: dict[str, list[Board]] = defaultdict(list)
+    for page in pages:
+        for board in page.boards:
+            if board.ranks:
+                groups[board.ranks].append(board)
+    found = {}
+    for name, boards in groups.items():
+        shared = [row for row in boards[0].best_first() if all(row in board.best_first() for board in boards)]
+        if len(boards) > 1 and len(shared) > 1:
+            scores = [
+                {row: statistics.mean(board.entries[row].scores(board.metric) or []) for row in shared} for board in boards
+            ]
+            found[name] = (boards, mean_ranks(scores))
+    return found
 
 
 def variants(record: Record) -> list[Record]:

@@ -10,11 +10,21 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_diffusion.benchmark.boards import Board, Entry, Page, Record, Significance, read_pages, training_s, variants
+from recbole_diffusion.benchmark.boards import (
+    Board,
+    Entry,
+    Page,
+    Record,
+    Significance,
+    rankings,
+    read_pages,
+    training_s,
+    variants,
+)
 from recbole_diffusion.benchmark.html import NAME as HTML
-from recbole_diffusion.benchmark.pictures import FOLDER, digest, pictures_of
+from recbole_diffusion.benchmark.pictures import FOLDER, digest, pictures_of, ranks_picture
 from recbole_diffusion.benchmark.record import describe_evaluation
-from recbole_diffusion.benchmark.statistics import LEVEL, Ranks, mean_interval, mean_ranks
+from recbole_diffusion.benchmark.statistics import LEVEL, mean_interval
 
 _HEAD = """\
 Made by `recbole-diffusion report` from `results/runs/`; do not edit. Values are test metrics: the mean over seeds +- half its
@@ -375,27 +385,6 @@ def _index_text(pages: Sequence[Page], ranked: bool) -> str:
     return "\n".join([*lines, "```bash", *"\n".join(commands).splitlines(), "```"]) + "\n"
 
 
-def rankings(pages: Sequence[Page]) -> dict[str, tuple[list[Board], Ranks]]:
-    """By the name that specifications give (``ranks``): the boards, and the ranks of the rows that are on all of them.
-
-    Two boards, and two rows on both, are needed.
-    """
-    groups: dict[str, list[Board]] = defaultdict(list)
-    for page in pages:
-        for board in page.boards:
-            if board.ranks:
-                groups[board.ranks].append(board)
-    found = {}
-    for name, boards in groups.items():
-        shared = [row for row in boards[0].best_first() if all(row in board.best_first() for board in boards)]
-        if len(boards) > 1 and len(shared) > 1:
-            scores = [
-                {row: statistics.mean(board.entries[row].scores(board.metric) or []) for row in shared} for board in boards
-            ]
-            found[name] = (boards, mean_ranks(scores))
-    return found
-
-
 def _ranks_text(pages: Sequence[Page]) -> str:
     """The page of mean ranks; empty where no boards share rows."""
     found = rankings(pages)
@@ -416,4 +405,5 @@ def _ranks_text(pages: Sequence[Page]) -> str:
         lines += [f"Critical difference: {ranks.critical_difference:.2f}.{friedman}", ""]
         rows = sorted(ranks.means.items(), key=lambda row: row[1])
         lines += _table(["row", "mean rank"], [[row, f"{mean:.2f}"] for row, mean in rows])
+        lines += ["", f"![{name}: mean ranks]({FOLDER}/{ranks_picture(name)}.svg)"]
     return "\n".join(lines) + "\n"

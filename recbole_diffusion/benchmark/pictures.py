@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recbole_diffusion.benchmark.boards import Board, Page, read_pages
+from recbole_diffusion.benchmark.boards import Board, Page, Record, rankings, read_pages
 from recbole_diffusion.benchmark.spec import slug
-from recbole_diffusion.plots.board import plot_accuracy_and_cost, plot_courses, plot_setting, scored_epochs
+from recbole_diffusion.plots.board import plot_accuracy_and_cost, plot_courses, plot_ranks, plot_setting, scored_epochs
 from recbole_diffusion.plots.figure import SUFFIXES, save
 
 if TYPE_CHECKING:
@@ -44,6 +44,21 @@ def pictures_of(page: Page) -> dict[str, tuple[Board, Callable[[], Figure]]]:
     return found
 
 
+def ranks_picture(group: str) -> str:
+    """The name of the picture of mean ranks of a group of boards."""
+    return f"ranks-{slug(group)}"
+
+
+def _all_pictures(pages: Sequence[Page]) -> dict[str, tuple[list[Record], Callable[[], Figure]]]:
+    """The records of each picture of the pages and of the mean ranks, and how it is drawn."""
+    found = {name: (board.records, draw) for page in pages for name, (board, draw) in pictures_of(page).items()}
+    for group, (boards, ranks) in rankings(pages).items():
+        records = [record for board in boards for record in board.records]
+        title = f"{group}: mean ranks on {len(boards)} boards"
+        found[ranks_picture(group)] = (records, partial(plot_ranks, title, ranks.means, ranks.critical_difference))
+    return found
+
+
 def digest(records: Sequence[dict[str, Any]]) -> str:
     """A mark of records: another one if anything in them is changed."""
     text = json.dumps(sorted(json.dumps(record, sort_keys=True) for record in records))
@@ -57,21 +72,19 @@ def write_pictures(results: Path) -> list[str]:
         SettingsError: matplotlib is not installed, or a file cannot be written.
     """
     written = []
-    for page in read_pages(results):
-        for name, (board, draw) in pictures_of(page).items():
-            figure, mark = draw(), digest(board.records)
-            for suffix in SUFFIXES:
-                save(figure, results / FOLDER / f"{name}{suffix}", mark)
-                written.append(f"{name}{suffix}")
+    for name, (records, draw) in _all_pictures(read_pages(results)).items():
+        figure, mark = draw(), digest(records)
+        for suffix in SUFFIXES:
+            save(figure, results / FOLDER / f"{name}{suffix}", mark)
+            written.append(f"{name}{suffix}")
     return written
 
 
 def stale_pictures(results: Path) -> list[str]:
     """Names of the pictures that were not drawn from today's records, those that no board has among them."""
     marks = {
-        f"{name}{suffix}": digest(board.records).encode()
-        for page in read_pages(results)
-        for name, (board, _) in pictures_of(page).items()
+        f"{name}{suffix}": digest(records).encode()
+        for name, (records, _) in _all_pictures(read_pages(results)).items()
         for suffix in SUFFIXES
     }
     there = {file.name: file.read_bytes() for file in (results / FOLDER).glob("*") if file.suffix in SUFFIXES}

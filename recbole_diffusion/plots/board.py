@@ -94,6 +94,25 @@ def plot_setting(title: str, rows: Rows, setting: str, metrics: Sequence[str]) -
     return figure
 
 
+def plot_ranks(title: str, means: Mapping[str, float], critical_difference: float) -> Figure:
+    """Draws mean ranks over boards, best on top, with half the critical difference on both sides.
+
+    Rows whose bars do not overlap can be told apart (Nemenyi's test; Demsar, JMLR 2006, section 3.2.2).
+
+    Args:
+        title: of the picture.
+        means: mean rank by row.
+        critical_difference: of two mean ranks.
+    """
+    rows = sorted(means.items(), key=lambda row: -row[1])
+    figure, axes = new_figure(title, width=8, height=1.5 + 0.3 * len(rows))
+    axis = axes[0, 0]
+    axis.errorbar([mean for _, mean in rows], range(len(rows)), xerr=critical_difference / 2, fmt="o", capsize=3)
+    axis.set(yticks=range(len(rows)), yticklabels=[name for name, _ in rows])
+    axis.set(xlabel=f"mean rank, 1 is best; bars: half the critical difference, {critical_difference:.2f}")
+    return figure
+
+
 def measured(record: Mapping[str, Any], metric: str) -> float:
     """A metric of the test, of its accuracy or beyond it."""
     return float({**record.get("beyond_accuracy", {}), **record["test"]}[metric])

@@ -277,7 +277,7 @@ def test_mean_ranks_need_two_boards_with_the_same_rows(tmp_path):
     pages = made(ranks="all")
     assert "| A | 1.00 |\n| B | 2.00 |\n" in pages["ranks.md"] and "| C |" not in pages["ranks.md"]
     assert "Critical difference: 1.39." in pages["ranks.md"]  # 1.960 sqrt(2 * 3 / (6 * 2))
-    assert "(ranks.md)" in pages["README.md"]
+    assert "(ranks.md)" in pages["README.md"] and "](figures/ranks-all.svg)" in pages["ranks.md"]
 
 
 def test_the_command_of_a_row():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from recbole_diffusion.cli import main
-from recbole_diffusion.plots.board import plot_accuracy_and_cost, plot_courses, plot_setting
+from recbole_diffusion.plots.board import plot_accuracy_and_cost, plot_courses, plot_ranks, plot_setting
 
 
 def record(model, seed, ndcg, ms=2.0, scores=(0.1, 0.3, 0.2), **settings):
@@ -37,6 +37,16 @@ def test_courses_are_means_over_the_seeds_that_reached_an_epoch():
     mean, *rings = axis.lines
     assert mean.get_xydata().tolist() == [[1, pytest.approx(0.15)], [2, pytest.approx(0.4)], [3, pytest.approx(0.2)]]
     assert [ring.get_xydata().tolist() for ring in rings] == [[[2, 0.3]], [[2, 0.5]]]
+
+
+def test_mean_ranks_are_drawn_best_on_top_with_half_the_critical_difference():
+    (axis,) = plot_ranks("two boards", {"kNN": 2.5, "DreamRec": 1.5, "Pop": 3.0}, 1.2).axes
+    (points, _, (bars,)) = axis.containers[0]
+    assert points.get_xydata().tolist() == [[3.0, 0], [2.5, 1], [1.5, 2]]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["Pop", "kNN", "DreamRec"]
+    assert [segment[:, 0].tolist() for segment in bars.get_segments()] == [
+        [pytest.approx(mean - 0.6), pytest.approx(mean + 0.6)] for mean in (3.0, 2.5, 1.5)
+    ]
 
 
 @pytest.mark.parametrize(("values", "scale"), [((0.0, 1.0), "linear"), ((0.001, 1.0), "log"), ((0.0, 0.001, 1.0), "symlog")])
