@@ -12,7 +12,7 @@ READMES = ("README.md", "README_CN.md")
 ENGLISH, CHINESE = ((ROOT / name).read_text(encoding="utf-8") for name in READMES)
 # Rows of the pages that are diffusion models, under any settings.
 _NAMES = "|".join(name for name, model in MODELS.items() if model.group == "diffusion")
-DIFFUSION = re.compile(rf"{_NAMES}|(L|T|LT)-DiffRec")
+DIFFUSION = re.compile(rf"{_NAMES}|(L|T|LT)-DiffRec|mse")  # rows of the study of DreamRec begin with its loss
 
 
 def outside_code(text):
