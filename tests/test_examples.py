@@ -38,6 +38,7 @@ ONLY_PARSED = {
     "nohup recbole-diffusion benchmark reproduction --data_path dataset --results results &": _BACKGROUND,
     "recbole-diffusion benchmark smoke --jobs 2 --results smoke": "takes minutes; tests/benchmark has the same on toy data",
     "recbole-diffusion benchmark families-ml-100k --jobs 4 --ray 10.0.0.1:6379": "needs a cluster",
+    "recbole-diffusion benchmark next-item-ml-100k --seeds 1": "takes an hour; tests/benchmark has the same on toy data",
     "recbole-diffusion run --model=DiffRec --nproc=2": "starts two processes; tests/adapter/test_processes.py does",
     "recbole-diffusion speed dreamrec --size zhihu --device cuda": "needs a GPU",
     "recbole-diffusion recommend saved/DiffRec-ml-100k-0123456789.pth --k 20 --out lists.parquet": (
