@@ -13,7 +13,7 @@ from typing import Any
 
 from recbole_diffusion.benchmark.per_user import read_users
 from recbole_diffusion.benchmark.record import read_records
-from recbole_diffusion.benchmark.spec import Row, Spec, read_spec
+from recbole_diffusion.benchmark.spec import Row, Spec, is_number, read_spec
 from recbole_diffusion.benchmark.statistics import Comparison, Ranks, Runs, mean_ranks
 from recbole_diffusion.settings import SettingsError
 
@@ -48,7 +48,7 @@ class Entry:
         return self.records[0]["model"]
 
     @property
-    def scored_by(self) -> list[str]:
+    def scoring_keys(self) -> list[str]:
         """The settings of scoring that its further ways to score change."""
         return list(dict.fromkeys(key for also in self.records[0].get("test_also", []) for key in also["settings"]))
 
@@ -127,12 +127,12 @@ class Board:
             for of_seed in entry.records
             for number, record in enumerate(variants(of_seed))
         ]
-        keys = dict.fromkeys(key for entry in self.entries.values() for key in [*entry.keys, *entry.scored_by])
+        keys = dict.fromkeys(key for entry in self.entries.values() for key in [*entry.keys, *entry.scoring_keys])
         found: dict[str, dict[str, list[Record]]] = {}
         for key in keys:
             groups: dict[str, list[tuple[str, Record, bool]]] = defaultdict(list)
             for name, record, own in runs:
-                if _is_number(record["settings"].get(key)):
+                if is_number(record["settings"].get(key)):
                     others = {other: value for other, value in _settings(record).items() if other not in (key, "test_also")}
                     groups[json.dumps([record["model"], others], sort_keys=True)].append((name, record, own))
             lines = {
@@ -313,10 +313,6 @@ def _board_of_protocol(heading: str, records: Sequence[Record], folder: Path) ->
     metrics = list(dict.fromkeys([selecting, *usual]))[:5]
     simple = [name for name, entry in entries.items() if entry.model in SIMPLE]
     return Board(heading, entries, metrics, folder, simple)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _settings(record: Record) -> dict[str, Any]:

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recbole_diffusion.benchmark.boards import (
-    Board,
-    Entry,
-    Page,
-    Record,
-    Significance,
-    rankings,
-    read_pages,
-    training_s,
-    variants,
-)
-from recbole_diffusion.benchmark.html import NAME as HTML
-from recbole_diffusion.benchmark.pictures import FOLDER, digest, pictures_of, ranks_picture
+from recbole_diffusion.benchmark.boards import Board, Entry, Page, Record, Significance, read_pages, training_s, variants
+from recbole_diffusion.benchmark.index import index_text, ranks_text
+from recbole_diffusion.benchmark.markdown import listed, mean_cell, p_cell, section, spread, table
+from recbole_diffusion.benchmark.pictures import FOLDER, digest, pictures_of
 from recbole_diffusion.benchmark.record import describe_evaluation
-from recbole_diffusion.benchmark.statistics import LEVEL, mean_interval
+from recbole_diffusion.benchmark.rerun import command
+from recbole_diffusion.benchmark.statistics import LEVEL
 
 _HEAD = """\
 Made by `recbole-diffusion report` from `results/runs/`; do not edit. Values are test metrics: the mean over seeds +- half its
@@ -59,10 +49,10 @@ def make_pages(results: Path) -> dict[str, str]:
     """
     pages = read_pages(results)
     made = {f"{page.name}.md": page_text(page) for page in pages}
-    if ranks := _ranks_text(pages):
+    if ranks := ranks_text(pages):
         made["ranks.md"] = ranks
     if pages:
-        made["README.md"] = _index_text(pages, bool(ranks))
+        made["README.md"] = index_text(pages, bool(ranks))
     return made
 
 
@@ -73,7 +63,7 @@ def page_text(page: Page) -> str:
     for board in page.boards:
         lines += ["", f"## {board.heading}", "", *_board(board)]
         links = [f"![{name}]({FOLDER}/{name}.svg)" for name, (of_board, _) in pictures.items() if of_board is board]
-        lines += _section("Pictures", links)
+        lines += section("Pictures", links)
     # A changed record changes the page, whatever was changed.
     lines += ["", f"Made from {len(page.records)} records, sha256 `{digest(page.records)}`."]
     return "\n".join(lines) + "\n"
@@ -88,22 +78,13 @@ def _board(board: Board) -> list[str]:
         about = f"The same checkpoints, with the items that a user has had {masking}; nothing was chosen on it."
         lines += ["", f"### {masking.capitalize()}", "", about, "", *_accuracy(board, tests, masking)]
         lines += ["", *_verdict(board, tests, masking)]
-    lines += _section("Cost and diversity", _cost(board))
-    lines += _section("Other ways to score", _also(board))
-    lines += _section("Settings", _settings(board))
-    lines += _section("Rerun", _rerun(board))
-    lines += _section("Tuning", _tuning(board))
-    lines += _section("Validation by epoch", _curves(board))
-    return lines + _section("Diagnostics", _diagnostics(board))
-
-
-def _section(title: str, lines: list[str]) -> list[str]:
-    return ["", f"### {title}", "", *lines] if lines else []
-
-
-def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = [list(heading), ["---"] * len(heading), *map(list, rows)]
-    return ["| " + " | ".join(cells) + " |" for cells in lines]
+    lines += section("Cost and diversity", _cost(board))
+    lines += section("Other ways to score", _also(board))
+    lines += section("Settings", _settings(board))
+    lines += section("Rerun", _rerun(board))
+    lines += section("Tuning", _tuning(board))
+    lines += section("Validation by epoch", _curves(board))
+    return lines + section("Diagnostics", _diagnostics(board))
 
 
 def _data(board: Board) -> list[str]:
@@ -151,11 +132,11 @@ def _accuracy(board: Board, tests: Significance, masking: str = "") -> list[str]
             continue
         cells = [name, "ours" if all(record.get("dirty") is False for record in entry.records) else "ours, changed tree"]
         cells += [str(len(entry.records)), *(tests.letters.get(name, "") for _ in letter)]
-        cells += [_spread(entry.scores(metric, masking)) for metric in board.metrics]
-        cells += [f"{_spread([record['valid'][selects] for record in entry.records])} ({selects})"]
-        cells += [_p(tests.p_values[other].get(name)) for other in against]
+        cells += [spread(entry.scores(metric, masking)) for metric in board.metrics]
+        cells += [f"{spread([record['valid'][selects] for record in entry.records])} ({selects})"]
+        cells += [p_cell(tests.p_values[other].get(name)) for other in against]
         rows.append([*cells, f"`{entry.records[0]['settings_hash']}`"])
-    return _table(heading, rows)
+    return table(heading, rows)
 
 
 def _verdict(board: Board, tests: Significance, masking: str = "") -> list[str]:
@@ -164,13 +145,13 @@ def _verdict(board: Board, tests: Significance, masking: str = "") -> list[str]:
     if not order:
         return []
     best, scores = order[0], {name: board.entries[name].scores(board.metric, masking) for name in order}
-    said = f"**{best}** has the highest {board.metric}, {_spread(scores[best])}."
+    said = f"**{best}** has the highest {board.metric}, {spread(scores[best])}."
     if tests.why_not:
         return [f"{said} Not tested: {tests.why_not}."]
     untested = [name for name in order if name not in tests.letters]
     if best in tests.letters:
         level = [name for name in order[1:] if {*tests.letters[best]} & {*tests.letters.get(name, "")}]
-        said += f" It cannot be told apart from {_and(level)}." if level else " It is significantly ahead of every other row."
+        said += f" It cannot be told apart from {listed(level)}." if level else " It is significantly ahead of every other row."
     for reference, p_values in tests.p_values.items():
         mean = statistics.mean(scores[reference])
         ahead = [name for name, p in p_values.items() if p < LEVEL and statistics.mean(scores[name]) > mean]
@@ -178,42 +159,38 @@ def _verdict(board: Board, tests: Significance, masking: str = "") -> list[str]:
         kind = (
             "the best simple row" if reference == next(iter(tests.p_values)) and reference in board.simple else "the reference"
         )
-        said += f" Significantly better than {reference}, {kind}: {_and(ahead) or 'none'}; worse: {_and(behind) or 'none'}."
+        said += f" Significantly better than {reference}, {kind}: {listed(ahead) or 'none'}; worse: {listed(behind) or 'none'}."
     if untested:
-        said += f" Not tested, without values of each user: {_and(untested)}."
+        said += f" Not tested, without values of each user: {listed(untested)}."
     return [said]
-
-
-def _and(names: Sequence[str]) -> str:
-    return ", ".join(names)
 
 
 def _cost(board: Board) -> list[str]:
     """What a row costs and what its lists are like; a column needs a row that has it."""
     k = board.metric.partition("@")[2]
     columns: dict[str, Callable[[Entry], str]] = {
-        f"coverage@{k}": lambda entry: _mean(_beyond(entry, f"itemcoverage@{k}"), "{:.3f}"),
-        f"Gini@{k}": lambda entry: _mean(_beyond(entry, f"giniindex@{k}"), "{:.3f}"),
-        f"popularity@{k}": lambda entry: _mean(_beyond(entry, f"averagepopularity@{k}"), "{:.0f}"),
-        f"cold share@{k}": lambda entry: _mean(_beyond(entry, f"colditemshare@{k}"), "{:.3f}"),
-        "best epoch": lambda entry: _mean(_epochs(entry), "{:.0f}"),
-        "training minutes": lambda entry: _mean([training_s(record) / 60 for record in entry.records], "{:.1f}"),
-        "test s": lambda entry: _mean([record["eval_s"]["test"] for record in entry.records], "{:.1f}"),
-        "scoring ms a user": lambda entry: _mean(_each(entry, "scoring_ms"), "{:.3f}"),
-        "network calls a user": lambda entry: _mean(_each(entry, "network_calls"), "{:.0f}"),
-        "parameters": lambda entry: _mean(_each(entry, "parameters"), "{:,.0f}"),
-        "peak MiB": lambda entry: _mean(_each(entry, "peak_memory_mib"), "{:.0f}"),
+        f"coverage@{k}": lambda entry: mean_cell(_beyond(entry, f"itemcoverage@{k}"), "{:.3f}"),
+        f"Gini@{k}": lambda entry: mean_cell(_beyond(entry, f"giniindex@{k}"), "{:.3f}"),
+        f"popularity@{k}": lambda entry: mean_cell(_beyond(entry, f"averagepopularity@{k}"), "{:.0f}"),
+        f"cold share@{k}": lambda entry: mean_cell(_beyond(entry, f"colditemshare@{k}"), "{:.3f}"),
+        "best epoch": lambda entry: mean_cell(_epochs(entry), "{:.0f}"),
+        "training minutes": lambda entry: mean_cell([training_s(record) / 60 for record in entry.records], "{:.1f}"),
+        "test s": lambda entry: mean_cell([record["eval_s"]["test"] for record in entry.records], "{:.1f}"),
+        "scoring ms a user": lambda entry: mean_cell(_each(entry, "scoring_ms"), "{:.3f}"),
+        "network calls a user": lambda entry: mean_cell(_each(entry, "network_calls"), "{:.0f}"),
+        "parameters": lambda entry: mean_cell(_each(entry, "parameters"), "{:,.0f}"),
+        "peak MiB": lambda entry: mean_cell(_each(entry, "peak_memory_mib"), "{:.0f}"),
         "trials": lambda entry: str(len(entry.trials) or ""),
     }
     rows = [[name, *(cell(entry) for cell in columns.values())] for name, entry in board.entries.items()]
     used = [0, *(i for i in range(1, len(columns) + 1) if any(row[i] for row in rows))]
     heading = ["row", *columns]
-    table = _table([heading[i] for i in used], [[row[i] for i in used] for row in rows])
+    lines = table([heading[i] for i in used], [[row[i] for i in used] for row in rows])
     about = (
         "Popularity: mean number of training interactions of the items in the lists. Cold share: items that no training row has"
     )
     about += " as its target. Means over seeds."
-    return [*table, "", about]
+    return [*lines, "", about]
 
 
 def _also(board: Board) -> list[str]:
@@ -226,22 +203,22 @@ def _also(board: Board) -> list[str]:
             continue
         own = [record["test"][board.metric] for record in entry.records]
         for number, way in enumerate(zip(*runs, strict=True)):
-            scored = ", ".join(f"{key} = {way[0]['settings'][key]}" for key in entry.scored_by)
+            scored = ", ".join(f"{key} = {way[0]['settings'][key]}" for key in entry.scoring_keys)
             values = [record["test"][board.metric] for record in way]
             differences = [value - before for value, before in zip(values, own, strict=True)]
             of_way = Entry(name, list(way), [])
             rows.append(
                 [
-                    name, scored, *(_spread(of_way.scores(metric)) for metric in metrics),
-                    _spread(differences) if number else "", _mean(_beyond(of_way, f"itemcoverage@{k}"), "{:.3f}"),
-                    _mean(_each(of_way, "network_calls"), "{:.0f}"), _mean(_each(of_way, "scoring_ms"), "{:.3f}"),
+                    name, scored, *(spread(of_way.scores(metric)) for metric in metrics),
+                    spread(differences) if number else "", mean_cell(_beyond(of_way, f"itemcoverage@{k}"), "{:.3f}"),
+                    mean_cell(_each(of_way, "network_calls"), "{:.0f}"), mean_cell(_each(of_way, "scoring_ms"), "{:.3f}"),
                 ]
             )  # fmt: skip
     if not rows:
         return []
     heading = ["row", "scored with", *metrics, f"difference of {board.metric}", f"coverage@{k}", "network calls a user"]
     about = "The same checkpoints; a row's first line is what the tables above have. Nothing was chosen on this."
-    return [about, "", *_table([*heading, "scoring ms a user"], rows)]
+    return [about, "", *table([*heading, "scoring ms a user"], rows)]
 
 
 def _beyond(entry: Entry, name: str) -> list[Any]:
@@ -272,32 +249,6 @@ def _rerun(board: Board) -> list[str]:
     return ["```bash", *"\n".join(lines).splitlines(), "```"] if lines else []
 
 
-_DROPPED = {"record", "checkpoint_dir", "show_progress", "state", "resume", "verbose"}
-_FLAGS = {"--resume", "--verbose", "--trust-pickle"}
-
-
-def command(record: Record) -> str:
-    """The command that makes a run again, with the folder of data called ``dataset``; empty if no command made it."""
-    given = record.get("command", [])
-    if given[:2] != ["recbole-diffusion", "run"]:
-        return ""
-    kept, queue = given[:2], given[2:]
-    while queue:
-        option = queue.pop(0)
-        if "=" not in option and option not in _FLAGS and queue:
-            option = f"{option}={queue.pop(0)}"
-        key, _, value = option.removeprefix("--").partition("=")
-        value = "dataset" if key == "data_path" else re.sub(r"^'([^']*)'$", r"\1", value)
-        if key not in _DROPPED:
-            kept.append(_quoted(f"--{key}={value}" if value else option))
-    return " ".join([*kept, "--record=again.json"])
-
-
-def _quoted(word: str) -> str:
-    """For the shell, in double quotes where the word has single ones."""
-    return f'"{word}"' if "'" in word and not re.search(r'["$`\\!]', word) else shlex.quote(word)
-
-
 def _tuning(board: Board) -> list[str]:
     rows = []
     for name, entry in board.entries.items():
@@ -305,7 +256,7 @@ def _tuning(board: Board) -> list[str]:
             tried = ", ".join(f"{key} = {value}" for key, value in trial["tried"].items())
             valid = "" if trial["valid"] is None else f"{trial['valid']:.4f}"
             rows.append([name, tried, valid, str(trial["epochs"]), "" if trial["end"] == "complete" else trial["end"]])
-    return _table(["row", "tried", "valid", "epochs", "ended"], rows) if rows else []
+    return table(["row", "tried", "valid", "epochs", "ended"], rows) if rows else []
 
 
 def _curves(board: Board) -> list[str]:
@@ -315,95 +266,15 @@ def _curves(board: Board) -> list[str]:
         if max(map(len, curves)) < 2:
             continue
         scores = [{entry["epoch"] + 1: entry["valid_score"] for entry in curve if "valid_score" in entry} for curve in curves]
-        rows.append([name, *(_mean([of_seed.get(epoch) for of_seed in scores], "{:.4f}") for epoch in _CURVE_AT)])
+        rows.append([name, *(mean_cell([of_seed.get(epoch) for of_seed in scores], "{:.4f}") for epoch in _CURVE_AT)])
     used = [i for i in range(1, len(_CURVE_AT) + 1) if any(row[i] for row in rows)]
     heading = [f"epoch {epoch}" for epoch in _CURVE_AT]
-    return _table(["row", *(heading[i - 1] for i in used)], [[row[0], *(row[i] for i in used)] for row in rows]) if used else []
+    return table(["row", *(heading[i - 1] for i in used)], [[row[0], *(row[i] for i in used)] for row in rows]) if used else []
 
 
 def _diagnostics(board: Board) -> list[str]:
     entries = {name: entry for name, entry in board.entries.items() if all("diagnostics" in record for record in entry.records)}
     found = {name: [record["diagnostics"] for record in entry.records] for name, entry in entries.items()}
     keys = list(dict.fromkeys(key for of_row in found.values() for key in of_row[0]))
-    rows = [[name, *(_spread([seed.get(key) for seed in of_row]) for key in keys)] for name, of_row in found.items()]
-    return _table(["row", *keys], rows) if keys else []
-
-
-def _spread(values: Sequence[float | None] | None) -> str:
-    """Mean and half the interval; empty unless all seeds have the value."""
-    if not values or any(value is None for value in values):
-        return ""
-    mean, half = mean_interval([float(value) for value in values if value is not None])
-    return f"{mean:.4f}" if half is None else f"{mean:.4f} +- {half:.4f}"
-
-
-def _mean(values: Sequence[Any], form: str) -> str:
-    return "" if not values or any(value is None for value in values) else form.format(statistics.mean(values))
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return ""
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-# ------------------------------------------------------------------------------------------------- index and ranks
-
-
-def _index_text(pages: Sequence[Page], ranked: bool) -> str:
-    lines = [
-        "# Results",
-        "",
-        "Made by `recbole-diffusion report` from `results/runs/`; do not edit. The best row of ours on every board, its test",
-        "metric (mean over seeds +- half the 95 % interval), and the rows that cannot be told apart from it (see the pages);",
-        "`?`: not tested, since the runs are from before each user's values were kept.",
-        "",
-    ]
-    rows, commands = [], []
-    for page in pages:
-        for board in page.boards:
-            order, tests = board.best_first(), board.significance()
-            if not order:
-                continue
-            best = order[0]
-            letter = tests.letters.get(best, "")
-            level = [name for name in order[1:] if {*letter} & {*tests.letters.get(name, "")}]
-            simple = next((name for name in order if name in board.simple), "")
-            value = _spread(board.entries[best].scores(board.metric))
-            of_simple = f"{simple}, {_spread(board.entries[simple].scores(board.metric))}" if simple else ""
-            alike = _and(level) or "none" if letter else "?"
-            rows.append([f"[{page.name}]({page.name}.md)", board.heading, board.metric, best, value, letter, alike, of_simple])
-            if again := command(board.entries[best].records[0]):
-                commands.append(f"# {page.name}, {board.heading}: {best}\n{again}")
-    lines += _table(["page", "board", "metric", "best", "value", "letter", "level with", "best simple row"], rows)
-    lines += ["", "[Mean ranks over boards](ranks.md)."] if ranked else []
-    lines += ["", f"`recbole-diffusion report` also writes `{HTML}` here: all boards to sort, filter and hover over."]
-    for page in pages:
-        first = next((name for name in pictures_of(page) if name.endswith("cost")), None)
-        lines += ["", f"![{page.title}: accuracy against cost]({FOLDER}/{first}.svg)"] if first else []
-    lines += ["", "Each of these, run again (every row has its command on its page):", ""]
-    return "\n".join([*lines, "```bash", *"\n".join(commands).splitlines(), "```"]) + "\n"
-
-
-def _ranks_text(pages: Sequence[Page]) -> str:
-    """The page of mean ranks; empty where no boards share rows."""
-    found = rankings(pages)
-    if not found:
-        return ""
-    lines = [
-        "# Mean ranks",
-        "",
-        "Made by `recbole-diffusion report`; do not edit. Rank 1 is the best test metric on a board; rows that are on",
-    ]
-    lines += [
-        "all boards of a group are ranked. Rows whose mean ranks differ by less than the critical difference (Nemenyi, 5 %)"
-    ]
-    lines += ["cannot be told apart by their ranks; with few boards that is nearly all of them."]
-    for name, (boards, ranks) in sorted(found.items()):
-        lines += ["", f"## {name}", "", f"Boards: {', '.join(f'{board.heading} ({board.metric})' for board in boards)}."]
-        friedman = "" if ranks.friedman_p is None else f" Friedman's test that all are alike: p = {ranks.friedman_p:.3f}."
-        lines += [f"Critical difference: {ranks.critical_difference:.2f}.{friedman}", ""]
-        rows = sorted(ranks.means.items(), key=lambda row: row[1])
-        lines += _table(["row", "mean rank"], [[row, f"{mean:.2f}"] for row, mean in rows])
-        lines += ["", f"![{name}: mean ranks]({FOLDER}/{ranks_picture(name)}.svg)"]
-    return "\n".join(lines) + "\n"
+    rows = [[name, *(spread([seed.get(key) for seed in of_row]) for key in keys)] for name, of_row in found.items()]
+    return table(["row", *keys], rows) if keys else []

@@ -37,7 +37,9 @@ def pictures_of(page: Page) -> dict[str, tuple[Board, Callable[[], Figure]]]:
         title = f"{page.title}: {board.heading}"
         found[f"{page.name}-{number}-cost"] = (board, partial(plot_accuracy_and_cost, title, rows, board.metric))
         for key, lines in board.varied().items():
-            metrics = [board.metric, f"itemcoverage@{board.metric.partition('@')[2]}"]
+            coverage = f"itemcoverage@{board.metric.partition('@')[2]}"  # which older records lack
+            has_it = all(coverage in record.get("beyond_accuracy", {}) for records in lines.values() for record in records)
+            metrics = [board.metric, coverage] if has_it else [board.metric]
             found[f"{page.name}-{number}-{slug(key)}"] = (board, partial(plot_setting, title, lines, key, metrics))
         if any(len(scored_epochs(record)) > 1 for record in board.records):
             found[f"{page.name}-{number}-courses"] = (board, partial(plot_courses, title, rows))

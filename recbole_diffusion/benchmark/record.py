@@ -38,7 +38,8 @@ _BESIDE_THE_POINT = {
 # that the records from before keep their names.
 _FIRST_KEYS = {"strict_config", "protocol", "empty_histories", "test_input", "matmul_precision", "torch_compile"}
 _LATER_KEYS = {key: default for key, default in PLUGIN_KEYS.items() if key not in _FIRST_KEYS}
-_LATER_KEYS["pretrain_epochs"] = 0  # DreamRec's
+# A setting of DreamRec that is younger than its records. ADRec and IRGAN have it too: at 0 they go without it, as no others do.
+_LATER_KEYS["pretrain_epochs"] = 0
 
 _LIBRARIES = ("recbole", "torch", "numpy", "pandas", "scipy")
 

@@ -195,9 +195,9 @@ def _budget(content: dict[str, Any], where: str) -> Budget | None:
         raise SettingsError(f"{where}: search = {given!r}: must be a mapping with trials, and minutes or not")
     _check_keys(given, {"trials", "minutes"}, {"trials"}, f"{where}: search")
     trials, minutes = given["trials"], given.get("minutes")
-    if not _is_number(trials, int) or trials < 1:
+    if not is_number(trials, int) or trials < 1:
         raise SettingsError(f"{where}: search: trials = {trials!r}: must be an integer >= 1")
-    if minutes is not None and (not _is_number(minutes) or not minutes > 0):
+    if minutes is not None and (not is_number(minutes) or not minutes > 0):
         raise SettingsError(f"{where}: search: minutes = {minutes!r}: must be a number > 0")
     return Budget(trials, minutes)
 
@@ -209,18 +209,19 @@ def _check_candidates(given: Any, searched: bool, where: str) -> None:
         raise SettingsError(f"{where} = {given!r}: must be a list of candidates, or a range such as {{low: 0.1, high: 0.9}}")
     _check_keys(given, _RANGE_KEYS, {"low", "high"}, where)
     low, high, log, step = given["low"], given["high"], given.get("log", False), given.get("step")
-    if not (_is_number(low) and _is_number(high) and low < high):
+    if not (is_number(low) and is_number(high) and low < high):
         raise SettingsError(f"{where}: low = {low!r}, high = {high!r}: must be numbers, low < high")
     if not isinstance(log, bool) or (log and (low <= 0 or step is not None)):
         raise SettingsError(f"{where}: log = {log!r}: must be True or False; True needs low > 0, and no step")
     whole = isinstance(low, int) and isinstance(high, int)
-    if step is not None and (not _is_number(step, int if whole else (int, float)) or step <= 0):
+    if step is not None and (not is_number(step, int if whole else (int, float)) or step <= 0):
         raise SettingsError(f"{where}: step = {step!r}: must be a number > 0, and an integer where low and high are")
     if not searched:
         raise SettingsError(f"{where} is a range, which has no grid: add search: {{trials: 20}}, or list candidates")
 
 
-def _is_number(value: Any, kind: Any = (int, float)) -> bool:
+def is_number(value: Any, kind: Any = (int, float)) -> bool:
+    """Whether ``value`` is a finite number of this kind; True and False are none."""
     return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
 
 

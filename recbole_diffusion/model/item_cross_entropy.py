@@ -34,7 +34,7 @@ def item_cross_entropy(
         target: ``[N]``, indices of rows of ``items``.
         weight: ``[N]``, constants; None gives the mean, 1 / N each.
         term: what is known of the scores of some rows; no gradient goes through it.
-        multiple: ``[N]``, of the term; without a term, none.
+        multiple: ``[N]``, of the term's table; None: the term has constants alone.
 
     Returns:
         A scalar.
@@ -67,8 +67,8 @@ class _ItemCrossEntropy(torch.autograd.Function):
             rows = slice(first, first + n_rows)
             of_target = target[rows, None]
             scores = torch.mm(query[rows], items.T, out=buffer[: len(of_target)])
-            if term is not None and multiple is not None:
-                table = term(rows, scores)
+            table = None if term is None else term(rows, scores)
+            if multiple is not None:
                 scores.addcmul_(multiple[rows, None], table)
             log_sum = scores.logsumexp(1, keepdim=True)
             loss += (weight[rows, None] * (log_sum - scores.gather(1, of_target))).sum()

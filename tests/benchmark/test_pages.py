@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from recbole_diffusion.benchmark.boards import read_pages
-from recbole_diffusion.benchmark.pages import command, make_pages
+from recbole_diffusion.benchmark.pages import make_pages
 from recbole_diffusion.benchmark.per_user import write_users
+from recbole_diffusion.benchmark.rerun import command
 from recbole_diffusion.cli import main
 
 HOW = {"valid_metric": "NDCG@10", "repeatable": False, "eval_args": {"mode": {"test": "full"}}}

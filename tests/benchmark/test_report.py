@@ -11,6 +11,7 @@ from test_pages import record, report, write
 
 from recbole_diffusion.benchmark.boards import read_pages
 from recbole_diffusion.benchmark.html import NAME, make_html
+from recbole_diffusion.benchmark.pictures import pictures_of
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -87,3 +88,17 @@ def test_pictures_stand_on_the_pages_and_stale_ones_are_told(results, capsys):
     assert {"page-1-cost.svg", "page-1-cost.png", NAME, "page.md"} <= set(
         re.findall(r"[\w.-]+\.(?:svg|png|html|md)", capsys.readouterr().err)
     )
+
+
+def test_the_picture_of_a_setting_leaves_out_what_older_records_lack(tmp_path):
+    pytest.importorskip("matplotlib")
+    how = record("", 1, 0.1, 0.1)["settings"]
+    rows = [{"row": f"s {s}", "model": "EASE", "dataset": "toy", "settings": {"reg_weight": s}} for s in (1.0, 2.0, 3.0)]
+    records = [record(row["row"], 1, 0.1, 0.1, settings=how | row["settings"], scoring_ms=1.0) for row in rows]
+    write(tmp_path, records, rows)
+    (page,) = read_pages(tmp_path)
+    board, draw = pictures_of(page)["page-1-reg-weight"]
+    assert [axis.get_ylabel() for axis in draw().axes] == ["ndcg@10 on test"]
+    for entry in board.records:
+        entry["beyond_accuracy"] = {"itemcoverage@10": 0.5}
+    assert len(pictures_of(page)["page-1-reg-weight"][1]().axes) == 2

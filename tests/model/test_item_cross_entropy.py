@@ -44,6 +44,8 @@ def test_a_known_term_and_its_multiple(rows, monkeypatch):
     torch.testing.assert_close(actual, expected)
     of = (query, items, multiple)
     torch.testing.assert_close(torch.autograd.grad(3 * actual, of), torch.autograd.grad(3 * expected, of))
+    without = item_cross_entropy(query, items, target, term=term)
+    torch.testing.assert_close(without, cross_entropy(query @ items.T + constants, target))
 
 
 def test_frozen_items_get_no_gradient():

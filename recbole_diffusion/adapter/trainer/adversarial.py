@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -33,7 +34,7 @@ class Move:
     loss: Callable[[], torch.Tensor]
 
 
-class AdversarialTrainer(Trainer):
+class AdversarialTrainer(Trainer, ABC):
     """RecBole's ``Trainer`` with an epoch of moves, each of one player; validation and early stopping are RecBole's.
 
     A subclass says in :meth:`players` who plays and in :meth:`moves` what an epoch is. Every optimiser is an attribute
@@ -79,9 +80,9 @@ class AdversarialTrainer(Trainer):
             "discriminator": (list(model.discriminator.parameters()), s.d_learning_rate, s.d_weight_decay),
         }
 
+    @abstractmethod
     def moves(self, train_data: Any, epoch: int) -> tuple[int, Iterable[Move]]:
         """How many moves an epoch has, and the moves."""
-        raise NotImplementedError
 
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False

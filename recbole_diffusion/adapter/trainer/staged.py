@@ -18,7 +18,7 @@ class StagedTrainer(Trainer):
     resumed needs nothing more than RecBole's state.
 
     Raises:
-        SettingsError: several processes, which would wait for gradients of what a stage leaves out.
+        SettingsError: several processes and stages: the processes would wait for gradients of what a stage leaves out.
     """
 
     def __init__(self, config: Any, model: Any) -> None:

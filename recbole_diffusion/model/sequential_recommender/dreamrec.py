@@ -164,7 +164,7 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
         """Algorithm 1 for each target: without the history with probability p_u; squared error of its predicted embedding."""
         cond, target, _ = self.positions(interaction)
         if self.pretrains:
-            return item_cross_entropy(cond / cond.shape[1] ** 0.5, self.item_embedding.weight, target)
+            return _cross_entropy(cond, self.item_embedding.weight, target)
         drop = torch.rand(len(target), 1, device=target.device) < self.settings.uncond_prob
         t, weight = self.timesteps.sample(len(target))
         eps = torch.randn(cond.shape, device=cond.device, dtype=self.no_history.dtype)
@@ -198,9 +198,7 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
         if self.settings.loss == "mse+ce":
             estimate = output if self.settings.mean_type == "x0" else self.process.x0_from_eps(x_t, t, output)
             share = 1 / (weight * len(target))
-            # Embeddings have elements of about unit variance: products over sqrt(d) have it too, as in attention.
-            query = estimate / estimate.shape[1] ** 0.5
-            return (losses * share).sum() + item_cross_entropy(query, items, target, share)
+            return (losses * share).sum() + _cross_entropy(estimate, items, target, share)
         return (losses / weight).mean()
 
     def elbo_batch(self, interaction: Any) -> tuple[Denoiser, torch.Tensor]:
@@ -307,3 +305,10 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
         if s.sampler == "dpmpp_2m":
             return dpmpp_2m(denoise, x_T, self.process, time_grid(self.process, s.sampler_steps, s.sampler_spacing))
         return ancestral(denoise, x_T, self.process, time_grid(self.process), noise=noise)
+
+
+def _cross_entropy(
+    query: torch.Tensor, items: torch.Tensor, target: torch.Tensor, share: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Of products over sqrt(d): the embeddings have elements of about unit variance, and so have these, as in attention."""
+    return item_cross_entropy(query / query.shape[1] ** 0.5, items, target, share)

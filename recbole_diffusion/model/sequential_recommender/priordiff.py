@@ -145,7 +145,7 @@ class PriorDiff(CausalRecommender):
             return p.log().expand_as(logits)
 
         given = u[2] >= self.settings.uncond_prob
-        multiple = self.multiple[t] * given if self.multiple is not None else torch.zeros_like(u[2])
+        multiple = None if self.multiple is None else self.multiple[t] * given
         return item_cross_entropy(state, self.item_embedding.weight[1:], target, term=prior, multiple=multiple)
 
     def _places(self, interaction: Any) -> torch.Tensor:
