@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from recbole_diffusion.diffusion.guidance import classifier_free
-from recbole_diffusion.diffusion.noise import keyed_noise
 from recbole_diffusion.diffusion.samplers import ancestral, time_grid
 from recbole_diffusion.plots.figure import new_figure
 from recbole_diffusion.settings import SettingsError
@@ -39,7 +38,7 @@ def reverse_path(model: Any, interaction: Any) -> Tensor:
         raise SettingsError(f"{type(model).__name__} generates no item; DreamRec does")
     model.eval()
     cond = model.condition(interaction)
-    noise = keyed_noise(model._keys(interaction), model.noise_seed)
+    noise = model.noise_of(interaction)
     network = classifier_free(model.network, cond, model.no_history, model.settings.guidance_scale)
     denoise, states = model.process.denoiser(network, model.settings.mean_type), []
 

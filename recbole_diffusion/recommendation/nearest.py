@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from recbole_diffusion.model.sequential_recommender.dreamrec import DreamRec
 from recbole_diffusion.model.sequential_recommender.next_item import EmbeddingScorer
 from recbole_diffusion.settings import SettingsError
 
@@ -18,14 +17,14 @@ class ApproximateSearch:
     """The best items by inner product from a graph of items (Malkov and Yashunin's HNSW, in faiss), not from all of them.
 
     Args:
-        model: a trained DreamRec, or another model that scores items by their embeddings' product with its ``query``.
+        model: a trained model that scores items by their embeddings' product with its ``query``, as DreamRec does.
 
     Raises:
         SettingsError: another model, or faiss is not installed.
     """
 
     def __init__(self, model: Any) -> None:
-        if not isinstance(model, DreamRec | EmbeddingScorer):
+        if not isinstance(model, EmbeddingScorer):
             raise SettingsError(f"--approximate: {type(model).__name__} has no item embeddings to search; DreamRec has")
         try:
             import faiss

@@ -7,7 +7,6 @@ import pytest
 import torch
 from contract import Prepared
 
-from recbole_diffusion.diffusion.noise import keyed_noise
 from recbole_diffusion.model.sequential_recommender.official_encoder import OfficialEncoder, from_official
 
 D, LENGTH, ITEMS = 8, 6, 24  # the toy data: items "0" to "23", histories of at most 6
@@ -125,7 +124,7 @@ def test_scores_are_the_official_ones_draw_by_draw(tmp_path, denoiser):
     weights = official_weights(denoiser)
     run, model, order = loaded(tmp_path, weights, sampler="ancestral", denoiser=denoiser)
     batch = batch_of(run)
-    noise = keyed_noise(model._keys(batch), model.noise_seed)
+    noise = model.noise_of(batch)
     # Draw 0 is x_T, draw k is added after step T - k + 1.
     draws = [noise(torch.empty(len(HISTORIES), D), k).double().numpy() for k in range(6)]
     betas = np.linspace(1e-4, 0.3, 5).tolist()

@@ -18,14 +18,18 @@ from recbole_diffusion.diffusion.process import Denoiser, GaussianDiffusion
 from recbole_diffusion.diffusion.samplers import SPACINGS, ancestral, ddim, dpmpp_2m, time_grid
 from recbole_diffusion.diffusion.schedule import SCHEDULES, make_betas
 from recbole_diffusion.diffusion.timesteps import UniformTimesteps
-from recbole_diffusion.model.accelerate import accelerate, aligned_rows
+from recbole_diffusion.model.accelerate import accelerate
 from recbole_diffusion.model.derived import DerivedFromWeights
 from recbole_diffusion.model.diagnostics import collapse
 from recbole_diffusion.model.item_cross_entropy import item_cross_entropy
-from recbole_diffusion.model.sequential_recommender.causal import CausalRecommender
+from recbole_diffusion.model.sequential_recommender.generated import HistoryKeys
+from recbole_diffusion.model.sequential_recommender.next_item import EmbeddingScorer
 from recbole_diffusion.model.sequential_recommender.official_encoder import OfficialEncoder
-from recbole_diffusion.model.sequential_recommender.transformer import CausalTransformer, TransformerSettings
-from recbole_diffusion.model.topk import chunked_topk
+from recbole_diffusion.model.sequential_recommender.transformer import (
+    CausalTransformer,
+    EncodesByTransformer,
+    TransformerSettings,
+)
 from recbole_diffusion.settings import SettingsError, setting
 
 
@@ -70,7 +74,7 @@ class DreamRecSettings(TransformerSettings):
             raise SettingsError(f"noise_schedule = {self.noise_schedule!r}: {error}") from error
 
 
-class DreamRec(DerivedFromWeights, CausalRecommender):
+class DreamRec(DerivedFromWeights, EncodesByTransformer, EmbeddingScorer):
     """DreamRec (NeurIPS 2023): generates the embedding of the ideal next item, guided by the history.
 
     Training is Algorithm 1, generation Algorithm 2 of the paper; an item's score is its inner product with the generated
@@ -116,9 +120,7 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
         self.process = GaussianDiffusion(s.betas())
         if s.sampler == "exact" and not self.network.is_affine:
             self.logger.info("DreamRec: sampler 'exact' needs the linear denoiser mlp1; mlp2 is sampled step by step")
-        # Odd multipliers of a linear hash, which tells histories apart for their noise.
-        powers = torch.randint(2**62, (self.max_seq_length,), generator=torch.Generator().manual_seed(0))
-        self.register_buffer("hash_multipliers", 2 * powers + 1, persistent=False)
+        self.keys = HistoryKeys(self.max_seq_length)
         self.pretrains, self.initial_encoder = False, {}
         if s.pretrain_epochs > 0:
             self.initial_encoder = {name: value.clone() for name, value in self.encoder.state_dict().items()}
@@ -141,12 +143,6 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
     def fine_tunes(self) -> bool:
         """Whether the stage is the last one."""
         return not self.pretrains
-
-    def encode(self, items: torch.Tensor) -> torch.Tensor:
-        return self.encoder(self.item_embedding(items))
-
-    def encode_last(self, items: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
-        return self.encoder.last(self.item_embedding(items), length)
 
     def condition(self, interaction: Any) -> torch.Tensor:
         """Encoded histories ``[B, d]``, of the latest ``history_length`` items."""
@@ -209,20 +205,6 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
         network = classifier_free(self.network, self.condition(interaction), self.no_history, 0.0)
         return self.process.denoiser(network, self.settings.mean_type), self.item_embedding(interaction[self.POS_ITEM_ID])
 
-    def full_sort_predict(self, interaction: Any) -> torch.Tensor:
-        """Scores ``[B, n_items]``; the padding item's is -inf."""
-        query = self.query(interaction)
-        scores = aligned_rows(len(query), self.n_items, query.device)
-        torch.mm(query, self.item_embedding.weight.detach().T, out=scores)
-        scores[:, 0] = -torch.inf
-        return scores
-
-    @torch.no_grad()
-    def topk(self, interaction: Any, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores and ids ``[B, k]`` of the best items, best first, without a ``[B, n_items]`` tensor."""
-        scores, rows = chunked_topk(self.query(interaction), self.item_embedding.weight[1:], k)
-        return scores, rows + 1  # item 0 is padding
-
     def predict(self, interaction: Any) -> torch.Tensor:
         """Scores of (history, item) pairs ``[B]``. Each distinct history is generated once."""
         keys, inverse = torch.unique(self._keys(interaction), return_inverse=True)
@@ -232,9 +214,11 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
         return (query * self.item_embedding(interaction[self.ITEM_ID])).sum(1)
 
     def _keys(self, interaction: Any) -> torch.Tensor:
-        """A number for each history ``[B]``: same history, same number, hence same noise."""
-        history, _ = self._latest(interaction)
-        return (history * self.hash_multipliers[: history.shape[1]]).sum(1)
+        return self.keys(self._latest(interaction)[0])
+
+    def noise_of(self, interaction: Any) -> Noise:
+        """The noise of a batch's histories, a function of each history and the seed."""
+        return keyed_noise(self._keys(interaction), self.noise_seed)
 
     @torch.no_grad()
     def query(self, interaction: Any) -> torch.Tensor:
@@ -254,7 +238,7 @@ class DreamRec(DerivedFromWeights, CausalRecommender):
     def generate(self, interaction: Any) -> torch.Tensor:
         """Oracle items ``[B, d]`` (Algorithm 2), the mean of ``n_samples`` draws each."""
         cond = self.condition(interaction)
-        noise = keyed_noise(self._keys(interaction), self.noise_seed)
+        noise = self.noise_of(interaction)
         sampler = self._closed_form if self._has_closed_form() else self._step_by_step
         draws_of_one = self.settings.steps + 1
         # One tensor from the start: a number of draws that cannot fit is known before the first of them.

@@ -14,7 +14,7 @@ from recbole_diffusion.model.accelerate import accelerate
 from recbole_diffusion.model.item_cross_entropy import item_cross_entropy
 from recbole_diffusion.model.sequential_recommender.causal import TARGETS
 from recbole_diffusion.model.sequential_recommender.next_item import EmbeddingScorer
-from recbole_diffusion.model.sequential_recommender.transformer import Layer, TransformerSettings
+from recbole_diffusion.model.sequential_recommender.transformer import Layer, TransformerSettings, init_normal
 from recbole_diffusion.settings import setting
 
 
@@ -53,15 +53,9 @@ class MaskDiff(EmbeddingScorer):
         sizes = d, s.n_heads, s.inner_size, s.hidden_dropout_prob, s.attn_dropout_prob, s.hidden_act
         self.layers = nn.ModuleList(Layer(*sizes, norm_first=False, eps=1e-5) for _ in range(s.n_layers))
         self.process = AbsorbingDiffusion(mask=self.n_items, rates=s.steps)
-        self.apply(self._init_weights)
+        init_normal(self, s.initializer_range)
         nn.init.normal_(self.mask_embedding, std=s.initializer_range)
         accelerate(config, *self.layers)
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=self.settings.initializer_range)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
 
     def embedded(self, tokens: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
         """The first layer's input, ``[B, L]`` and lengths ``[B]`` -> ``[B, L, d]``; positions count from the last token."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import torch
 from torch import nn
 
 from recbole_diffusion.model.accelerate import accelerate
 from recbole_diffusion.model.sequential_recommender.next_item import NextItemRecommender, NextItemSettings
-from recbole_diffusion.model.sequential_recommender.transformer import CausalTransformer, TransformerSettings
+from recbole_diffusion.model.sequential_recommender.transformer import (
+    CausalTransformer,
+    EncodesByTransformer,
+    TransformerSettings,
+    init_normal,
+)
 from recbole_diffusion.settings import setting
 
 
@@ -22,7 +26,7 @@ class PackedSASRecSettings(NextItemSettings, TransformerSettings):
     initializer_range: float = setting(gt=0)
 
 
-class PackedSASRec(NextItemRecommender):
+class PackedSASRec(EncodesByTransformer, NextItemRecommender):
     """SASRec (ICDM 2018): self-attention, trained at every position of a sequence in one pass, as in its paper.
 
     The network is that of RecBole's SASRec, which trains on a row for each prefix: for the same targets loss and gradients are
@@ -42,18 +46,6 @@ class PackedSASRec(NextItemRecommender):
             s.hidden_size, self.max_seq_length, s.n_layers, s.n_heads, s.inner_size, s.hidden_dropout_prob,
             s.attn_dropout_prob, s.hidden_act, norm_first=False, eps=s.layer_norm_eps,
         )  # fmt: skip
-        self.apply(self._init_weights)
+        init_normal(self, s.initializer_range)
         self._prepare_loss(s, dataset)
         accelerate(config, self.encoder)
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=self.settings.initializer_range)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-    def encode(self, items: torch.Tensor) -> torch.Tensor:
-        return self.encoder(self.item_embedding(items))
-
-    def encode_last(self, items: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
-        return self.encoder.last(self.item_embedding(items), length)

@@ -19,7 +19,11 @@ from recbole_diffusion.diffusion.schedule import linear
 from recbole_diffusion.model.accelerate import accelerate
 from recbole_diffusion.model.derived import DerivedFromWeights
 from recbole_diffusion.model.sequential_recommender.generated import GeneratedQuery
-from recbole_diffusion.model.sequential_recommender.transformer import CausalTransformer, TransformerSettings
+from recbole_diffusion.model.sequential_recommender.transformer import (
+    CausalTransformer,
+    EncodesByTransformer,
+    TransformerSettings,
+)
 from recbole_diffusion.settings import SettingsError, setting
 
 
@@ -52,7 +56,7 @@ class PreferDiffSettings(TransformerSettings):
         return list(zip(times, [*times[1:], -1], strict=True))
 
 
-class PreferDiff(DerivedFromWeights, GeneratedQuery):
+class PreferDiff(DerivedFromWeights, EncodesByTransformer, GeneratedQuery):
     """PreferDiff (ICLR 2025): DreamRec by cosine, whose estimate must be better for the next item than for the other targets.
 
     Training: with l = (1 - cos(x_0, f(x_t, h, t)))^2 of the next item, l- that of the mean of the batch's other targets at the
@@ -81,12 +85,6 @@ class PreferDiff(DerivedFromWeights, GeneratedQuery):
         self.network = ConditionedDenoiser(s.hidden_size, n_steps=s.steps)
         self.process = GaussianDiffusion(linear(s.steps, s.beta_start, s.beta_end))
         accelerate(config, self.network, self.encoder)
-
-    def encode(self, items: torch.Tensor) -> torch.Tensor:
-        return self.encoder(self.item_embedding(items))
-
-    def encode_last(self, items: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
-        return self.encoder.last(self.item_embedding(items), length)
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
         cond, target, _ = self.positions(interaction)

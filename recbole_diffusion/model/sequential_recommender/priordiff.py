@@ -14,7 +14,12 @@ from recbole_diffusion.model.accelerate import accelerate
 from recbole_diffusion.model.item_cross_entropy import item_cross_entropy
 from recbole_diffusion.model.sequential_recommender.causal import PLACE, TARGETS, CausalRecommender
 from recbole_diffusion.model.sequential_recommender.priors import PRIORS, NextItemPrior, draw
-from recbole_diffusion.model.sequential_recommender.transformer import CausalTransformer, TransformerSettings
+from recbole_diffusion.model.sequential_recommender.transformer import (
+    CausalTransformer,
+    EncodesByTransformer,
+    TransformerSettings,
+    init_normal,
+)
 from recbole_diffusion.settings import SettingsError, setting
 
 _SAMPLE = 256  # training histories that diagnostics are computed on
@@ -42,7 +47,7 @@ class PriorDiffSettings(TransformerSettings):
             raise SettingsError(f"sampler_steps = {self.sampler_steps!r}: must be <= steps = {self.steps!r}")
 
 
-class PriorDiff(CausalRecommender):
+class PriorDiff(EncodesByTransformer, CausalRecommender):
     """PriorDiff (ours): the next item dissolves into a draw from a simple model; the reverse pass starts from that model.
 
     The forward process keeps the target with probability alphabar_t and otherwise replaces it by a draw from a prior
@@ -82,7 +87,7 @@ class PriorDiff(CausalRecommender):
             s.hidden_size, self.max_seq_length, s.n_layers, s.n_heads, s.inner_size, s.hidden_dropout_prob,
             s.attn_dropout_prob, s.hidden_act, norm_first=False, eps=s.layer_norm_eps,
         )  # fmt: skip
-        self.apply(self._init_weights)
+        init_normal(self, s.initializer_range)
         self.multiple = nn.Parameter(torch.ones(s.steps)) if s.prior != "none" else None  # gamma(t)
         self.process = PriorDiffusion(s.steps)
         self.prior = NextItemPrior(
@@ -96,18 +101,6 @@ class PriorDiff(CausalRecommender):
         rows = dataset[torch.linspace(0, len(dataset) - 1, min(len(dataset), _SAMPLE)).long()]
         self.sample = type(rows)({field: rows[field] for field in (self.ITEM_SEQ, self.ITEM_SEQ_LEN)})
         accelerate(config, self.encoder)
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=self.settings.initializer_range)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-    def encode(self, items: torch.Tensor) -> torch.Tensor:
-        return self.encoder(self.item_embedding(items))
-
-    def encode_last(self, items: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
-        return self.encoder.last(self.item_embedding(items), length)
 
     def products(self, state: torch.Tensor) -> torch.Tensor:
         """What the network has to say of items 1, 2, ...: encoded histories ``[N, d]`` -> ``[N, n_items - 1]``."""

@@ -30,6 +30,31 @@ class TransformerSettings(CausalSettings):
 
 
 
+def init_normal(model: nn.Module, std: float) -> None:
+    """Draws weights of linear layers and embeddings from a normal distribution; biases are 0. As RecBole's Transformers."""
+
+    def init(module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=std)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    model.apply(init)
+
+
+class EncodesByTransformer:
+    """Encodes histories by a :class:`CausalTransformer` over their items' embeddings; stands before a causal recommender."""
+
+    item_embedding: nn.Embedding
+    encoder: CausalTransformer
+
+    def encode(self, items: torch.Tensor) -> torch.Tensor:
+        return self.encoder(self.item_embedding(items))
+
+    def encode_last(self, items: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+        return self.encoder.last(self.item_embedding(items), length)
+
+
 class CausalTransformer(nn.Module):
     """Self-attention over right-padded histories with learnt positions, in which no item sees a later one.
 
