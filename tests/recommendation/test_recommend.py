@@ -314,13 +314,14 @@ def test_a_file_appears_whole_or_not_at_all(suffix, tmp_path):
     ],
 )
 def test_what_cannot_be_served_is_one_line(name, arguments, says, trained, capsys, monkeypatch):
+    file = trained(name)  # before pyarrow is hidden: pandas may need it
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "faiss", None)
-    assert main(["recommend", trained(name), *arguments]) == 2
+    assert main(["recommend", file, *arguments]) == 2
     out, error = capsys.readouterr()
     assert error.startswith("error: ") and says in error and error.count("\n") == 1 and not out
     with pytest.raises(SettingsError, match="input = 'both'"):
-        recommend(trained(name), input="both")
+        recommend(file, input="both")
 
 
 @pytest.mark.parametrize("name", ["DreamRec", "PackedSASRec"])
