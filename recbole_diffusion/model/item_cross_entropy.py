@@ -11,8 +11,9 @@ Term = Callable[[slice, torch.Tensor], torch.Tensor]
 """For some rows, and their scores ``[rows, n_items]``: a table of that shape that is to be added to them, times a number for
 each row. Constants it may add to the scores itself, in place."""
 
-# Rows of scores that are computed at a time: on a CPU they should stay in its cache, on a GPU fill it.
-_ROWS = {"cpu": 256, "other": 8192}
+# Scores that are computed at a time: on a CPU they should stay in its cache (3 MB), on a GPU fill it.
+_SCORES = {"cpu": 800_000, "other": 100_000_000}
+_LEAST_ROWS = 32
 
 
 def item_cross_entropy(
@@ -42,7 +43,8 @@ def item_cross_entropy(
     if weight is None:
         weight = query.new_full((len(query),), 1 / max(len(query), 1), dtype=items.dtype)
     # Autocast leaves products alone that are written in place, as all of them are below.
-    loss: torch.Tensor = _ItemCrossEntropy.apply(query.to(items.dtype), items, target, weight.detach(), term, multiple)
+    query, weight = query.to(items.dtype), weight.detach().to(items.dtype)
+    loss: torch.Tensor = _ItemCrossEntropy.apply(query, items, target, weight, term, multiple)
     return loss
 
 
@@ -60,7 +62,7 @@ class _ItemCrossEntropy(torch.autograd.Function):
         of_query = torch.empty_like(query) if ctx.needs_input_grad[0] else None
         of_items = torch.zeros_like(items) if ctx.needs_input_grad[1] else None
         of_multiple = None if multiple is None else torch.zeros_like(multiple)
-        n_rows = _ROWS.get(query.device.type, _ROWS["other"])
+        n_rows = max(_SCORES.get(query.device.type, _SCORES["other"]) // max(len(items), 1), _LEAST_ROWS)
         buffer = query.new_empty(min(n_rows, len(query)), len(items))
         loss = query.new_zeros(())
         for first in range(0, len(query), n_rows):
@@ -70,10 +72,13 @@ class _ItemCrossEntropy(torch.autograd.Function):
             table = None if term is None else term(rows, scores)
             if multiple is not None:
                 scores.addcmul_(multiple[rows, None], table)
-            log_sum = scores.logsumexp(1, keepdim=True)
-            loss += (weight[rows, None] * (log_sum - scores.gather(1, of_target))).sum()
+            scores.sub_(scores.amax(1, keepdim=True))
+            of_row = weight[rows, None]
+            own = scores.gather(1, of_target)
+            total = scores.exp_().sum(1, keepdim=True)
+            loss += (of_row * (total.log() - own)).sum()
             # The gradient of the scores, in their place: weight * (softmax - one-hot).
-            slope = scores.sub_(log_sum).exp_().scatter_add_(1, of_target, -torch.ones_like(log_sum)).mul_(weight[rows, None])
+            slope = scores.mul_(of_row / total).scatter_add_(1, of_target, -of_row)
             if of_query is not None:
                 torch.mm(slope, items, out=of_query[rows])
             if of_multiple is not None:

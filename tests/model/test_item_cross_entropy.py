@@ -13,10 +13,15 @@ def _drawn(n, dtype=torch.float64):
     return query, items, torch.randint(11, (n,))
 
 
+def rows_at_a_time(rows, monkeypatch):
+    monkeypatch.setitem(module._SCORES, "cpu", 11 * rows)
+    monkeypatch.setattr(module, "_LEAST_ROWS", 1)
+
+
 @pytest.mark.parametrize("rows", [1, 3, 7, 100])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_value_and_gradients_are_torchs(rows, weighted, monkeypatch):
-    monkeypatch.setitem(module._ROWS, "cpu", rows)
+    rows_at_a_time(rows, monkeypatch)
     query, items, target = _drawn(7)
     weight = torch.rand(7, dtype=torch.float64) if weighted else None
     rowwise = cross_entropy(query @ items.T, target, reduction="none")
@@ -30,7 +35,7 @@ def test_value_and_gradients_are_torchs(rows, weighted, monkeypatch):
 
 @pytest.mark.parametrize("rows", [2, 100])
 def test_a_known_term_and_its_multiple(rows, monkeypatch):
-    monkeypatch.setitem(module._ROWS, "cpu", rows)
+    rows_at_a_time(rows, monkeypatch)
     query, items, target = _drawn(7)
     table, constants = torch.randn(2, 7, 11, dtype=torch.float64)
     multiple = torch.randn(7, dtype=torch.float64, requires_grad=True)

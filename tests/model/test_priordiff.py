@@ -173,7 +173,8 @@ def test_targets_are_found_in_the_sequences(positions, tmp_path):
 
 def test_the_loss_is_the_cross_entropy_of_bayes_rule(trained, monkeypatch):
     """By the product of the two probabilities for every item, in place of one corrected logit; gradients by autograd."""
-    monkeypatch.setitem(item_cross_entropy._ROWS, "cpu", 7)
+    monkeypatch.setitem(item_cross_entropy._SCORES, "cpu", 0)
+    monkeypatch.setattr(item_cross_entropy, "_LEAST_ROWS", 7)
     model, batch = trained.model, next(iter(trained.train))
     with torch.no_grad():
         model.multiple.copy_(torch.tensor([0.3, 0.8, 1.1, 1.4]))

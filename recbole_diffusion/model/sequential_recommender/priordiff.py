@@ -133,8 +133,9 @@ class PriorDiff(EncodesByTransformer, CausalRecommender):
         def prior(rows: slice, logits: torch.Tensor) -> torch.Tensor:
             """log p of some targets; adds to their logits what x_t says."""
             p = self.prior.of_targets(place[rows])
-            x_t = self.process.q_sample(target[rows], t[rows], u[0, rows], draw(p, u[1, rows]))[:, None]
-            logits.scatter_add_(1, x_t, self.process.evidence(p.expand_as(logits).gather(1, x_t), t[rows]))
+            if self.settings.steps > 1:  # after a single step x_t is a draw of the prior and says nothing
+                x_t = self.process.q_sample(target[rows], t[rows], u[0, rows], draw(p, u[1, rows]))[:, None]
+                logits.scatter_add_(1, x_t, self.process.evidence(p.expand_as(logits).gather(1, x_t), t[rows]))
             return p.log().expand_as(logits)
 
         given = u[2] >= self.settings.uncond_prob
