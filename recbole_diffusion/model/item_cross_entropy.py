@@ -40,10 +40,9 @@ def item_cross_entropy(
     Returns:
         A scalar.
     """
-    if weight is None:
-        weight = query.new_full((len(query),), 1 / max(len(query), 1), dtype=items.dtype)
+    query = query.to(items.dtype)
+    weight = query.new_full((len(query),), 1 / max(len(query), 1)) if weight is None else weight.detach().to(items.dtype)
     # Autocast leaves products alone that are written in place, as all of them are below.
-    query, weight = query.to(items.dtype), weight.detach().to(items.dtype)
     loss: torch.Tensor = _ItemCrossEntropy.apply(query, items, target, weight, term, multiple)
     return loss
 
@@ -62,7 +61,7 @@ class _ItemCrossEntropy(torch.autograd.Function):
         of_query = torch.empty_like(query) if ctx.needs_input_grad[0] else None
         of_items = torch.zeros_like(items) if ctx.needs_input_grad[1] else None
         of_multiple = None if multiple is None else torch.zeros_like(multiple)
-        n_rows = max(_SCORES.get(query.device.type, _SCORES["other"]) // max(len(items), 1), _LEAST_ROWS)
+        n_rows = max(_SCORES.get(query.device.type, _SCORES["other"]) // len(items), _LEAST_ROWS)
         buffer = query.new_empty(min(n_rows, len(query)), len(items))
         loss = query.new_zeros(())
         for first in range(0, len(query), n_rows):

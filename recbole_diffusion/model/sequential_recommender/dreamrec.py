@@ -22,7 +22,7 @@ from recbole_diffusion.model.accelerate import accelerate
 from recbole_diffusion.model.derived import DerivedFromWeights
 from recbole_diffusion.model.diagnostics import collapse
 from recbole_diffusion.model.item_cross_entropy import item_cross_entropy
-from recbole_diffusion.model.sequential_recommender.generated import HistoryKeys
+from recbole_diffusion.model.sequential_recommender.generated import HistoryKeys, first_of_each
 from recbole_diffusion.model.sequential_recommender.next_item import EmbeddingScorer
 from recbole_diffusion.model.sequential_recommender.official_encoder import OfficialEncoder
 from recbole_diffusion.model.sequential_recommender.transformer import (
@@ -207,9 +207,7 @@ class DreamRec(DerivedFromWeights, EncodesByTransformer, EmbeddingScorer):
 
     def predict(self, interaction: Any) -> torch.Tensor:
         """Scores of (history, item) pairs ``[B]``. Each distinct history is generated once."""
-        keys, inverse = torch.unique(self._keys(interaction), return_inverse=True)
-        position = torch.arange(len(inverse), device=inverse.device)
-        first = position.new_full(keys.shape, len(inverse)).scatter_reduce(0, inverse, position, "amin")
+        first, inverse = first_of_each(self._keys(interaction))
         query = self.query(interaction[first.cpu()])[inverse]
         return (query * self.item_embedding(interaction[self.ITEM_ID])).sum(1)
 

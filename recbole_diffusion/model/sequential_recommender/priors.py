@@ -144,7 +144,7 @@ class NextItemPrior(nn.Module):
         total = scores.sum(1, keepdim=True)
         weight = torch.where(total > 0, self.smoothing, 1.0)
         scores = scores.mul_((1 - weight) / total.clamp(min=torch.finfo(total.dtype).tiny))
-        return scores.addcmul_(popularity.expand_as(scores), weight / popularity.sum(-1, keepdim=True))
+        return scores.addcmul_(popularity, weight / popularity.sum(-1, keepdim=True))
 
 
 def draw(p: torch.Tensor, u: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,6 @@ class TransformerSettings(CausalSettings):
             raise SettingsError(f"hidden_size = {self.hidden_size!r}: must be a multiple of n_heads = {self.n_heads!r}")
 
 
-
 def init_normal(model: nn.Module, std: float) -> None:
     """Draws weights of linear layers and embeddings from a normal distribution; biases are 0. As RecBole's Transformers."""
 
