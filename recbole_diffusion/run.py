@@ -12,7 +12,7 @@ from typing import Any
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.trainer import Trainer
-from recbole.utils import get_environment, init_logger, init_seed, set_color
+from recbole.utils import init_logger, init_seed, set_color
 
 from recbole_diffusion.adapter.checkpoint import load_checkpoint, settings_of
 from recbole_diffusion.adapter.config import build_config, check_dataset, recbole_refusals
@@ -177,8 +177,6 @@ def run(
         command=list(command),
         log=log_file,
     )
-    environment = "The running environment of this training is as follows:\n" + get_environment(config).draw()
-    logger.info(environment, extra=DETAIL)
     logger.info(set_color("best valid ", "yellow") + f": {finished.valid}")
     logger.info(set_color("test result", "yellow") + f": {tested.metrics}")
 

@@ -186,7 +186,7 @@ def test_the_start_is_short_and_the_end_names_the_files(tmp_path):
     brief, verbose = done.stderr.split("second\n")
     record = json.loads((tmp_path / "run 1.json").read_text())
     full = (tmp_path / record["log"]).read_text()
-    for detail in ("stopping_step = ", "Average actions of users", "Trainable parameters", "running environment"):
+    for detail in ("stopping_step = ", "Average actions of users", "Trainable parameters"):
         assert detail not in brief and detail in verbose and full.count(detail) == 2
     assert "40 users, 40 items, 720 / 40 / 40 rows" in brief
     files = f"checkpoint: {record['checkpoint']}\nrecord:     run 1.json\nlog:        {record['log']}\n"

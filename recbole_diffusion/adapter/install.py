@@ -28,6 +28,7 @@ from recbole_diffusion.adapter import (  # noqa: E402
     parts,
     pickles,
     precision,
+    prefixes,
     processes,
     seen_items,
     time_order,
@@ -44,6 +45,7 @@ def install() -> None:
     replace(recbole.quick_start.quick_start, "run_recboles", lambda original: lookup.run_recboles, everywhere=True)
     pickles.install()
     time_order.install()
+    prefixes.install()
     given_histories.install()
     seen_items.install()
     time_split.install()

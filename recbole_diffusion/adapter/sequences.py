@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from logging import getLogger
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 
+from recbole_diffusion.adapter.prefixes import cut_prefixes, histories, run_starts
 from recbole_diffusion.model.sequential_recommender.causal import PLACE, TARGETS
 
 _POOL = 64  # least number of batches among which windows are sorted by length, where there are so many
@@ -59,17 +59,10 @@ class SequenceDataset(SequentialDataset):
 
     def data_augmentation(self) -> None:
         """A row for every interaction that has one before it; RecBole's loop, without the histories."""
-        self._aug_presets()
-        self._check_field("uid_field", "time_field")
-        self.sort(by=[self.uid_field, self.time_field], ascending=True)
+        target, length = cut_prefixes(self)
         self._ordered = self.inter_feat
-        place = np.arange(len(self._ordered))
-        first = _run_starts(self._ordered[self.uid_field].numpy())
-        target = np.flatnonzero(place > first)
-        length = np.minimum(target - first[target], self.max_item_list_len)
         self.inter_feat = self._ordered[target]
-        more = {self.item_list_length_field: torch.from_numpy(length), PLACE: torch.from_numpy(target)}
-        self.inter_feat.update(Interaction(more))
+        self.inter_feat.update(Interaction({self.item_list_length_field: length, PLACE: target}))
 
     def build(self) -> list[SequenceDataset]:
         """RecBole's parts."""
@@ -85,17 +78,9 @@ class SequenceDataset(SequentialDataset):
         """Adds RecBole's padded columns of histories, if they are not there."""
         if self.iid_field + self.config["LIST_SUFFIX"] in rows:
             return rows
-        length = rows[self.item_list_length_field]
-        column = torch.arange(self.max_item_list_len)
-        outside = column >= length[:, None]
-        index = ((rows[PLACE] - length)[:, None] + column).clamp(max=len(self._ordered) - 1)
         unused = (self.config["unused_col"] or {}).get("inter", [])
-        for field in self._ordered:
-            list_field = getattr(self, f"{field}_list_field", None)
-            if list_field is not None and list_field not in unused:
-                values = self._ordered[field][index]
-                values[outside] = 0
-                rows.update(Interaction({list_field: values}))
+        fields = [field for field in self._ordered if getattr(self, f"{field}_list_field", None) not in (None, *unused)]
+        rows.update(Interaction(histories(self, self._ordered, fields, rows[PLACE], rows[self.item_list_length_field])))
         return rows
 
     def sequences(self) -> Sequences:
@@ -115,7 +100,7 @@ class SequenceDataset(SequentialDataset):
         owners, count = torch.unique_consecutive(users[targets], return_counts=True)
         last = count.cumsum(0) - 1
         first_target = targets[last - count + 1]
-        start = torch.from_numpy(_run_starts(users.numpy()))[first_target]
+        start = torch.from_numpy(run_starts(users.numpy()))[first_target]
         longest = int(self.inter_feat[self.item_list_length_field].max()) if len(targets) else 1
         return Sequences(items, is_target, owners, start, first_target, targets[last] + 1, longest)
 
@@ -127,12 +112,6 @@ class SequenceDataset(SequentialDataset):
         first = self.inter_feat[self.item_list_length_field] == 1
         place = torch.cat([self.inter_feat[PLACE], self.inter_feat[PLACE][first] - 1])
         return self._create_sparse_matrix(self._ordered[place], self.uid_field, self.iid_field, form, value_field)
-
-
-def _run_starts(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Index of the first entry of the run of equal values that each entry is in, ``[n]``."""
-    begins = np.concatenate([[True], values[1:] != values[:-1]])[: len(values)]
-    return np.maximum.accumulate(np.where(begins, np.arange(len(values)), 0))
 
 
 def join_rows(lists: torch.Tensor, length: torch.Tensor, target: torch.Tensor, users: torch.Tensor) -> Sequences:

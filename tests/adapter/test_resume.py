@@ -120,7 +120,7 @@ def during_the_test(patch, undo):
     def kill(*_):
         raise KilledError
 
-    patch.setattr(run, "get_environment", kill)
+    patch.setattr(run, "make_record", kill)
 
 
 def killed(where, model, dataset, settings):

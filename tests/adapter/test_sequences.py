@@ -23,6 +23,12 @@ SPLITS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def recbole_s_loop(monkeypatch):
+    """RecBole's data set as it comes, whose rows are expected here."""
+    monkeypatch.setattr(SequentialDataset, "data_augmentation", SequentialDataset.data_augmentation.__wrapped__)
+
+
 @pytest.fixture
 def walks(tmp_path):
     """Users with 1 to 29 items, some more than once, some at the same time; rows in random order."""
