@@ -4,6 +4,7 @@ import torch
 from contract import ModelContract, Prepared
 from recbole.model.general_recommender import EASE
 
+from recbole_diffusion.model.general_recommender.giffcf import GiffDenoiser
 from recbole_diffusion.model.interaction_rows import InteractionRows
 from recbole_diffusion.settings import SettingsError
 
@@ -14,7 +15,7 @@ FAST = {"embedding_size": 16, "train_batch_size": 8, "epochs": 100, "learning_ra
 class TestGiffCF(ModelContract):
     name = "GiffCF"
     settings = FAST
-    variants = [{}, {"sampling_steps": 1}, {"decay": 1.0}, {"smoothing_strength": 0.5}]
+    variants = [{}, {"sampling_steps": 1}, {"decay": 1.0}, {"smoothing_strength": 0.5}, {"positive_start": True}]
 
 
 class TestGiffCFOfEASE(ModelContract):
@@ -117,6 +118,27 @@ def test_time_weights_are_t_ease_s(tmp_path):
     run = Prepared("GiffCF", FAST | {"time-aware": True, "w_min": 0.2, "w_max": 0.8}, tmp_path)
     expected = InteractionRows.from_dataset(run.train._dataset, (0.2, 0.8))
     assert torch.equal(run.model.rows.val, expected.val) and len(expected.val.unique()) > 2
+
+
+def slope_of_similarity(seed, positive_start):
+    """k of c -> k c W W^T, the path of c through the embeddings W, by differentiation at 0; the other paths are closed."""
+    torch.manual_seed(seed)
+    network = GiffDenoiser(9, 4, positive_start=positive_start)
+    with torch.no_grad():
+        network.item_mixer.hidden.weight[:, 1:] = 0
+        network.embedding_time[-1].weight.zero_()
+    nothing = torch.zeros(1, 9)
+    slope = torch.autograd.functional.jacobian(lambda c: network(nothing, c, nothing, torch.tensor([1]))[0], nothing)[:, 0]
+    similarity = (network.table @ network.table.T).detach()
+    k = (slope * similarity).sum() / similarity.square().sum()
+    torch.testing.assert_close(slope, k * similarity)
+    return float(k)
+
+
+def test_a_positive_start_has_similar_items_pull_each_other_up():
+    chance, positive = ([slope_of_similarity(seed, start) for seed in range(20)] for start in (False, True))
+    assert min(chance) < 0 < max(chance)
+    assert min(positive) > 0 and max(positive) >= max(chance)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ class GiffCFSettings(Settings):
     embedding_size: int = setting(ge=1)
     dropout: float = setting(ge=0, lt=1)
     latent: bool = setting()
+    positive_start: bool = setting()
     time_aware: bool = setting(key="time-aware")
     w_min: float = setting(ge=0)
     w_max: float = setting(gt=0)
@@ -69,14 +70,22 @@ class GiffDenoiser(nn.Module):
         n_items: n.
         width: of the item embeddings.
         latent: whether the denoiser sees z at all; False leaves an autoencoder of c (the official ``wo_latent``).
+        positive_start: whether the mixers' weights begin as their absolute values. Linearised at 0, the path of c through the
+            table W is c -> k c W W^T / |c|_1, with k a sum of products of the mixers' weights. W W^T is positive semidefinite:
+            where chance makes k negative, similar items can only push each other down, and training shrinks W until it has
+            turned the mixers' signs.
     """
 
-    def __init__(self, n_items: int, width: int, latent: bool = True) -> None:
+    def __init__(self, n_items: int, width: int, latent: bool = True, positive_start: bool = False) -> None:
         super().__init__()
         self.latent = latent
         self.table = nn.Parameter(nn.init.xavier_uniform_(torch.empty(n_items, width)))
         self.embedding_mixer, self.item_mixer = _Mixer(3 if latent else 2), _Mixer(4)
         self.embedding_time, self.item_time = (mlp([TIME_DIM, TIME_DIM, 1], "silu") for _ in range(2))
+        if positive_start:
+            for mixer in (self.embedding_mixer, self.item_mixer):
+                for layer in mixer.children():
+                    layer.weight.data.abs_()
 
     def forward(self, z: torch.Tensor, c: torch.Tensor, smoothed: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """x0_hat ``[B, n]`` from the latent ``z``, the condition ``c`` and ``smoothed`` = c A, all ``[B, n]``, at t ``[B]``."""
@@ -102,6 +111,9 @@ class GiffCF(RowScorer, GeneralRecommender):
     of training or scoring needs that. With ``time-aware`` a user's items are weighted in time order (T-EASE's and T-DiffRec's
     weights), and the weighted row takes x's place everywhere.
 
+    ``positive_start`` is ours, too: half of the seeds begin on a plateau that they leave late or never, since the denoiser
+    ranks by similarity with the wrong sign (see :class:`GiffDenoiser`).
+
     Departures from the paper: none known. From the official code (TensorFlow): recall there divides by min(k, n), ours by n;
     a single learning rate, as in its settings. ``sampling_steps`` below ``steps`` skips steps; 1 is a single pass.
     """
@@ -115,7 +127,7 @@ class GiffCF(RowScorer, GeneralRecommender):
         self.read_histories(dataset)
         self.filter = _ease_filter(config, dataset) if s.filter == "ease" else _adjacency_filter(dataset, s)
         self.process = GraphHeat(self.filter, s.steps, s.smoothing_strength, s.decay)
-        self.network = GiffDenoiser(self.n_items - 1, s.embedding_size, s.latent)
+        self.network = GiffDenoiser(self.n_items - 1, s.embedding_size, s.latent, s.positive_start)
         accelerate(config, self.network)
 
     def read_histories(self, dataset: Any) -> None:
