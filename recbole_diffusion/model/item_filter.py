@@ -97,6 +97,10 @@ class DenseFilter(nn.Module):
         crow, col, val = rows
         return nn.functional.embedding_bag(col, self.matrix, crow[:-1], mode="sum", per_sample_weights=val)
 
+    def of_columns(self, table: torch.Tensor) -> torch.Tensor:
+        """M W of a table W ``[m, d]``, with which (x M) W = x (M W)."""
+        return self.matrix @ table
+
 
 class FactorFilter(nn.Module):
     """x -> x S^T S for a sparse S, hence without an ``[n, n]`` matrix.
@@ -121,6 +125,10 @@ class FactorFilter(nn.Module):
     def of_sparse(self, rows: SparseRows) -> torch.Tensor:
         """The same of rows in CSR form."""
         return self(densified(rows, self.factor.shape[1]))
+
+    def of_columns(self, table: torch.Tensor) -> torch.Tensor:
+        """S^T S W of a table W ``[n, d]``."""
+        return self(table.T).T
 
 
 def densified(rows: SparseRows, n: int) -> torch.Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recbole_diffusion.diffusion import GraphHeat, sharpen, stepwise, time_grid
+from recbole_diffusion.diffusion import GraphHeat, put_off, sharpen, stepwise, time_grid
 
 
 @pytest.fixture
@@ -73,6 +73,23 @@ def test_with_a_fixed_estimate_the_deviation_decays(graph, rng):
     for steps in (1, 3, 6):
         x = stepwise(lambda x, t: y, process.prior(x_0), process, time_grid(process, steps))
         torch.testing.assert_close(x, expected)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_products_that_are_put_off_change_nothing(steps, graph, rng):
+    """A denoiser of z W, once with z itself and once with z = p + q A in two parts, for a matrix that is not symmetric."""
+    matrix = graph[0] + torch.triu(graph[0])
+    W, x_0 = torch.randn(6, 2, generator=rng, dtype=torch.float64), rows(rng)
+
+    def D(code, t):
+        return torch.tanh(code @ W.T + t[:, None])
+
+    whole, lazy = (GraphHeat(smooth, 5, strength=1.2, decay=0.7) for smooth in (lambda x: x @ matrix, put_off))
+    expected = stepwise(lambda z, t: D(z @ W, t), whole.prior(x_0), whole, time_grid(whole, steps))
+    in_parts = lambda x: torch.stack([x, torch.zeros_like(x)], 1)  # noqa: E731
+    codes = torch.cat([W, matrix @ W])
+    z = stepwise(lambda z, t: in_parts(D(z.flatten(1) @ codes, t)), in_parts(whole.prior(x_0)), lazy, time_grid(lazy, steps))
+    torch.testing.assert_close(z[:, 0] + z[:, 1] @ matrix, expected)
 
 
 # --- sharpening ----------------------------------------------------------------------------------------------------

@@ -12,11 +12,11 @@ from recbole.utils import InputType
 from torch import nn
 
 from recbole_diffusion.diffusion.denoisers import sinusoidal_embedding
-from recbole_diffusion.diffusion.heat import GraphHeat
+from recbole_diffusion.diffusion.heat import GraphHeat, put_off
 from recbole_diffusion.diffusion.objective import squared_error
-from recbole_diffusion.diffusion.process import Denoiser
 from recbole_diffusion.diffusion.samplers import stepwise, time_grid
 from recbole_diffusion.model.accelerate import accelerate
+from recbole_diffusion.model.derived import DerivedFromWeights
 from recbole_diffusion.model.interaction_rows import InteractionRows
 from recbole_diffusion.model.item_filter import (
     DenseFilter,
@@ -87,22 +87,28 @@ class GiffDenoiser(nn.Module):
                 for layer in mixer.children():
                     layer.weight.data.abs_()
 
-    def forward(self, z: torch.Tensor, c: torch.Tensor, smoothed: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """x0_hat ``[B, n]`` from the latent ``z``, the condition ``c`` and ``smoothed`` = c A, all ``[B, n]``, at t ``[B]``."""
+    def forward(
+        self, z: torch.Tensor, c: torch.Tensor, smoothed: torch.Tensor, t: torch.Tensor, codes: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """x0_hat ``[B, n]`` from the latent ``z``, the condition ``c`` and ``smoothed`` = c A, all ``[B, n]``, at t ``[B]``.
+
+        ``codes`` takes the table's place for a ``z`` of other columns; see :func:`recbole_diffusion.diffusion.heat.put_off`.
+        """
         step = sinusoidal_embedding(t + 1, TIME_DIM)
         condition = (c / c.abs().sum(1, keepdim=True).clamp(min=1.0)) @ self.table
-        latent = [(z / z.shape[1]) @ self.table] if self.latent else []
+        latent = [(z / len(self.table)) @ (self.table if codes is None else codes)] if self.latent else []
         middle = self.embedding_mixer(*latent, condition, self.embedding_time(step))
         return self.item_mixer(middle @ self.table.T, c, smoothed, self.item_time(step))
 
 
-class GiffCF(RowScorer, GeneralRecommender):
+class GiffCF(DerivedFromWeights, RowScorer, GeneralRecommender):
     """GiffCF (SIGIR 2024): smooths a user's row over the graph of items and learns to undo it.
 
     Three steps, no noise.
 
     Training: z = F_t(x) at a uniform step, c = dropout(x), squared error of D(z, c, c A, t) against x, summed over items.
-    Scoring: z = F_T(x), then T times x0_hat = D(z, x, x A, t) and the process's reverse step.
+    Scoring: z = F_T(x), then T times x0_hat = D(z, x, x A, t) and the process's reverse step, exactly but with a single product
+    of a dense row with A, since D reads z through its embeddings alone.
 
     A is the normalised adjacency D_i^(-1/2) X^T D_u^(-1/2) X D_i^(-1/2), divided by its largest eigenvalue, with an ideal
     low-pass filter mixed in where ``ideal_weight`` is above 0. Ours is ``filter: ease``: A is EASE's item-item matrix B (Steck,
@@ -126,7 +132,9 @@ class GiffCF(RowScorer, GeneralRecommender):
         s = self.settings = self.settings_class.read(config)
         self.read_histories(dataset)
         self.filter = _ease_filter(config, dataset) if s.filter == "ease" else _adjacency_filter(dataset, s)
-        self.process = GraphHeat(self.filter, s.steps, s.smoothing_strength, s.decay)
+        self.process, self.scoring_process = (
+            GraphHeat(smooth, s.steps, s.smoothing_strength, s.decay) for smooth in (self.filter, put_off)
+        )
         self.network = GiffDenoiser(self.n_items - 1, s.embedding_size, s.latent, s.positive_start)
         accelerate(config, self.network)
 
@@ -154,11 +162,23 @@ class GiffCF(RowScorer, GeneralRecommender):
         """Writes the users' scores; see :class:`recbole_diffusion.model.row_scorer.RowScorer`."""
         rows = self.rows.sparse(users)
         x, smoothed = densified(rows, self.n_items - 1), self.filter.of_sparse(rows)
-        grid = time_grid(self.process, self.settings.sampling_steps)
-        out[:] = stepwise(self._denoiser(x, smoothed), self.process.prior(x, smoothed), self.process, grid)
+        codes = self.derived(self.network.parameters(), self._codes)
 
-    def _denoiser(self, x: torch.Tensor, smoothed: torch.Tensor) -> Denoiser:
-        return lambda z, t: self.network(z, x, smoothed, t)
+        def denoise(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return _in_parts(self.network(z.flatten(1), x, smoothed, t, codes))
+
+        grid = time_grid(self.scoring_process, self.settings.sampling_steps)
+        z = stepwise(denoise, _in_parts(self.process.prior(x, smoothed)), self.scoring_process, grid)
+        torch.add(z[:, 0], self.filter(z[:, 1]), out=out)
+
+    def _codes(self) -> torch.Tensor:
+        """W and A W, ``[2 n, width]``."""
+        return torch.cat([self.network.table, self.filter.of_columns(self.network.table)])
+
+
+def _in_parts(x: torch.Tensor) -> torch.Tensor:
+    """Rows ``[B, n]`` as ``[B, 2, n]``; see :func:`recbole_diffusion.diffusion.heat.put_off`."""
+    return torch.stack([x, torch.zeros_like(x)], 1)
 
 
 def _adjacency_filter(dataset: Any, settings: GiffCFSettings) -> DenseFilter | FactorFilter | _WithLowPass:
@@ -190,6 +210,9 @@ class _WithLowPass(nn.Module):
 
     def of_sparse(self, rows: SparseRows) -> torch.Tensor:
         return self._sum(self.smooth.of_sparse(rows), self.codes.of_sparse(rows))
+
+    def of_columns(self, table: torch.Tensor) -> torch.Tensor:
+        return self(table.T).T
 
     def _sum(self, smoothed: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         return torch.add(smoothed, codes @ self.codes.matrix.T, alpha=self.weight) / (1 + self.weight)
