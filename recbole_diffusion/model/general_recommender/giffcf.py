@@ -117,8 +117,8 @@ class GiffCF(DerivedFromWeights, RowScorer, GeneralRecommender):
     of training or scoring needs that. With ``time-aware`` a user's items are weighted in time order (T-EASE's and T-DiffRec's
     weights), and the weighted row takes x's place everywhere.
 
-    ``positive_start`` is ours, too: half of the seeds begin on a plateau that they leave late or never, since the denoiser
-    ranks by similarity with the wrong sign (see :class:`GiffDenoiser`).
+    ``positive_start`` is ours, too: as published, chance decides whether the denoiser begins with the wrong sign of similarity,
+    on a plateau that some seeds leave late (see :class:`GiffDenoiser`).
 
     Departures from the paper: none known. From the official code (TensorFlow): recall there divides by min(k, n), ours by n;
     a single learning rate, as in its settings. ``sampling_steps`` below ``steps`` skips steps; 1 is a single pass.
