@@ -67,15 +67,15 @@ def histories(
     """
     longest = int(length.max()) if len(length) else 0
     column = torch.arange(longest)
-    inside = column < length[:, None]
-    place = ((target - length)[:, None] + column)[inside]
+    outside = column >= length[:, None]
+    place = ((target - length)[:, None] + column).clamp(max=len(ordered) - 1)
     lists = {}
     for field in fields:
         if field != data.uid_field:
-            values = ordered[field]
-            padded = values.new_zeros(len(target), data.max_item_list_len, *values.shape[1:])
-            padded[:, :longest][inside] = values[place]
-            lists[getattr(data, f"{field}_list_field")] = padded
+            values = ordered[field][place]
+            values[outside] = 0
+            right = [0, 0] * (values.dim() - 2) + [0, data.max_item_list_len - longest]
+            lists[getattr(data, f"{field}_list_field")] = torch.nn.functional.pad(values, right)
     return lists
 
 

@@ -29,7 +29,7 @@ Brownian bridge to an end point, and its posterior (BBDRec)           ``bridge.B
 straight paths and Euler steps (rectified flow; FMRec)                ``flow.RectifiedFlow``
 0/1 rows mixed with draws of popularity (FlowCF)                      ``flow.BernoulliFlow``
 heat on the graph of items and its reverse step (GiffCF)              ``heat.GraphHeat``
-its reverse pass with a single product with the graph                 ``heat.put_off``
+its reverse pass with a single product with the graph                 ``heat.deferred``
 blur and sharpen as one polynomial (BSPM)                             ``heat.sharpen``
 absorbing diffusion of tokens; one token is cross-entropy             ``absorbing.AbsorbingDiffusion``
 diffusion of a token towards a prior's draw                           ``prior.PriorDiffusion``
@@ -43,7 +43,7 @@ from recbole_diffusion.diffusion.denoisers import ConditionedDenoiser, ItemMLP, 
 from recbole_diffusion.diffusion.exact import AffineChain, HiddenChain, affine_chain, affine_ddim
 from recbole_diffusion.diffusion.flow import BernoulliFlow, RectifiedFlow
 from recbole_diffusion.diffusion.guidance import classifier_free
-from recbole_diffusion.diffusion.heat import GraphHeat, Smooth, put_off, sharpen
+from recbole_diffusion.diffusion.heat import GraphHeat, Smooth, deferred, sharpen
 from recbole_diffusion.diffusion.noise import Noise, keyed_noise, stream_noise, zero_noise
 from recbole_diffusion.diffusion.objective import (
     ElboTerms,
@@ -90,6 +90,7 @@ __all__ = [
     "bridge_levels",
     "classifier_free",
     "ddim",
+    "deferred",
     "dpmpp_2m",
     "elbo_terms",
     "elbo_weight",
@@ -97,7 +98,6 @@ __all__ = [
     "make_betas",
     "posterior_kl",
     "prior_kl",
-    "put_off",
     "reconstruction_nll",
     "sharpen",
     "sinusoidal_embedding",

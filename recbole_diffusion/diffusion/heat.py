@@ -63,8 +63,8 @@ class GraphHeat:
         return (1.0 - keep - level) * x0_hat + level * smoothed + keep * x_t
 
 
-def put_off(rows: Tensor) -> Tensor:
-    """``smooth`` for rows p + q A that are kept as p and q, [B, 2, n]: the product with A is left for the end.
+def deferred(rows: Tensor) -> Tensor:
+    """``smooth`` for rows p + q A that are kept as p and q, [B, 2, n]: the product with A is deferred to the end.
 
     All that a reverse pass does with its rows is linear, but for the denoiser. One that reads x_t only through a table W of a
     few columns needs p W + q (A W), so the pass takes a single product with A, of what is left in q, however many steps.

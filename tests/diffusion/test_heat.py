@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recbole_diffusion.diffusion import GraphHeat, put_off, sharpen, stepwise, time_grid
+from recbole_diffusion.diffusion import GraphHeat, deferred, sharpen, stepwise, time_grid
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_with_a_fixed_estimate_the_deviation_decays(graph, rng):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
-def test_products_that_are_put_off_change_nothing(steps, graph, rng):
+def test_products_that_are_deferred_change_nothing(steps, graph, rng):
     """A denoiser of z W, once with z itself and once with z = p + q A in two parts, for a matrix that is not symmetric."""
     matrix = graph[0] + torch.triu(graph[0])
     W, x_0 = torch.randn(6, 2, generator=rng, dtype=torch.float64), rows(rng)
@@ -84,7 +84,7 @@ def test_products_that_are_put_off_change_nothing(steps, graph, rng):
     def D(code, t):
         return torch.tanh(code @ W.T + t[:, None])
 
-    whole, lazy = (GraphHeat(smooth, 5, strength=1.2, decay=0.7) for smooth in (lambda x: x @ matrix, put_off))
+    whole, lazy = (GraphHeat(smooth, 5, strength=1.2, decay=0.7) for smooth in (lambda x: x @ matrix, deferred))
     expected = stepwise(lambda z, t: D(z @ W, t), whole.prior(x_0), whole, time_grid(whole, steps))
     in_parts = lambda x: torch.stack([x, torch.zeros_like(x)], 1)  # noqa: E731
     codes = torch.cat([W, matrix @ W])

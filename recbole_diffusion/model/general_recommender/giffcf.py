@@ -12,7 +12,7 @@ from recbole.utils import InputType
 from torch import nn
 
 from recbole_diffusion.diffusion.denoisers import sinusoidal_embedding
-from recbole_diffusion.diffusion.heat import GraphHeat, put_off
+from recbole_diffusion.diffusion.heat import GraphHeat, deferred
 from recbole_diffusion.diffusion.objective import squared_error
 from recbole_diffusion.diffusion.samplers import stepwise, time_grid
 from recbole_diffusion.model.accelerate import accelerate
@@ -92,7 +92,7 @@ class GiffDenoiser(nn.Module):
     ) -> torch.Tensor:
         """x0_hat ``[B, n]`` from the latent ``z``, the condition ``c`` and ``smoothed`` = c A, all ``[B, n]``, at t ``[B]``.
 
-        ``codes`` takes the table's place for a ``z`` of other columns; see :func:`recbole_diffusion.diffusion.heat.put_off`.
+        ``codes`` takes the table's place for a ``z`` of other columns; see :func:`recbole_diffusion.diffusion.heat.deferred`.
         """
         step = sinusoidal_embedding(t + 1, TIME_DIM)
         condition = (c / c.abs().sum(1, keepdim=True).clamp(min=1.0)) @ self.table
@@ -133,7 +133,7 @@ class GiffCF(DerivedFromWeights, RowScorer, GeneralRecommender):
         self.read_histories(dataset)
         self.filter = _ease_filter(config, dataset) if s.filter == "ease" else _adjacency_filter(dataset, s)
         self.process, self.scoring_process = (
-            GraphHeat(smooth, s.steps, s.smoothing_strength, s.decay) for smooth in (self.filter, put_off)
+            GraphHeat(smooth, s.steps, s.smoothing_strength, s.decay) for smooth in (self.filter, deferred)
         )
         self.network = GiffDenoiser(self.n_items - 1, s.embedding_size, s.latent, s.positive_start)
         accelerate(config, self.network)
@@ -177,7 +177,7 @@ class GiffCF(DerivedFromWeights, RowScorer, GeneralRecommender):
 
 
 def _in_parts(x: torch.Tensor) -> torch.Tensor:
-    """Rows ``[B, n]`` as ``[B, 2, n]``; see :func:`recbole_diffusion.diffusion.heat.put_off`."""
+    """Rows ``[B, n]`` as ``[B, 2, n]``; see :func:`recbole_diffusion.diffusion.heat.deferred`."""
     return torch.stack([x, torch.zeros_like(x)], 1)
 
 
