@@ -21,8 +21,8 @@ def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names, one after the other."""
-    return ", ".join(names)
+    """Names, one after the other; names such as "PriorDiff, no prior" have commas of their own."""
+    return "; ".join(names)
 
 
 def spread(values: Sequence[float | None] | None) -> str:

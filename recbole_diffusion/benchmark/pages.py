@@ -96,12 +96,15 @@ def _data(board: Board) -> list[str]:
             counts = " / ".join(f"{count:,}" for count in data["rows"].values())
             sizes = f"{data['users']:,} users, {data['items']:,} items, {counts} rows"
             kinds[record["protocol"], sizes, describe_evaluation(record["settings"])][name].append(record)
+    most = max(kinds.values(), key=len, default={})
+    alone = sum(map(len, kinds.values())) == len(board.entries)  # no row is of two kinds
     paragraphs = []
-    for (protocol, sizes, how), of_rows in kinds.items():
+    for (protocol, sizes, how), of_rows in sorted(kinds.items(), key=lambda kind: kind[1] is most):
         prints = list(dict.fromkeys(record["data"]["fingerprint"] for records in of_rows.values() for record in records))
         seeds = any(len({record["data"]["fingerprint"] for record in records}) > 1 for records in of_rows.values())
         data = f"data {', '.join(f'`{name}`' for name in prints)}{' (a split for each seed)' if seeds else ''}"
-        whose = f"{', '.join(of_rows)}: protocol" if len(kinds) > 1 else "Protocol"
+        rows = "All other rows" if of_rows is most and alone else listed(list(of_rows))
+        whose = f"{rows}: protocol" if len(kinds) > 1 else "Protocol"
         paragraphs += ["", f"{whose} `{protocol}`, {data}: {sizes}. Evaluation: {how}."]
     return paragraphs[1:]
 
@@ -159,7 +162,7 @@ def _verdict(board: Board, tests: Significance, masking: str = "") -> list[str]:
         kind = (
             "the best simple row" if reference == next(iter(tests.p_values)) and reference in board.simple else "the reference"
         )
-        said += f" Significantly better than {reference}, {kind}: {listed(ahead) or 'none'}; worse: {listed(behind) or 'none'}."
+        said += f" Significantly better than {reference}, {kind}: {listed(ahead) or 'none'}. Worse: {listed(behind) or 'none'}."
     if untested:
         said += f" Not tested, without values of each user: {listed(untested)}."
     return [said]

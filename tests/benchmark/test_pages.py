@@ -100,9 +100,16 @@ def test_the_head_of_a_table_says_which_rows_are_evaluated_otherwise(tmp_path):
     lines = page(tmp_path, [*records, second], ["A", "B", "C"]).splitlines()
     sizes = "9 users, 8 items, 7 / 6 / 5 rows. Evaluation:"
     seen = "seen items masked, not refitted, sees the training items."
-    assert f"A, C: protocol `p`, data `f`, `g` (a split for each seed): {sizes} {seen}" in lines
     refitted = "refitted on training and validation parts, sees the training and validation items."
-    assert f"B: protocol `p`, data `f`: {sizes} nothing masked, {refitted}" in lines
+    first = lines.index(f"B: protocol `p`, data `f`: {sizes} nothing masked, {refitted}")
+    assert lines[first + 2] == f"All other rows: protocol `p`, data `f`, `g` (a split for each seed): {sizes} {seen}"
+
+
+def test_the_head_of_a_table_names_a_row_whose_seeds_are_evaluated_in_two_ways(tmp_path):
+    refitted = HOW | {"refit": True}
+    records = [record("A, b", 1, 0.1, 0.1), record("A, b", 2, 0.1, 0.1, settings=refitted), record("C", 1, 0.1, 0.1)]
+    text = page(tmp_path, records, ["A, b", "C"])
+    assert "\nA, b: protocol `p`" in text and "\nA, b; C: protocol `p`" in text and "other rows" not in text
 
 
 def test_other_ways_to_score_stand_below_each_other(tmp_path):
@@ -206,7 +213,7 @@ def test_rows_are_tested_over_users(tested):
     assert [rows[name][letter] for name in ("EASE", "level", "behind", "old")] == ["a", "a", "b", ""]
     assert (rows["EASE"][p], rows["behind"][p], rows["old"][p]) == ("", "< 0.001", "") and float(rows["level"][p]) > 0.05
     assert re.search(r"\*\*(EASE|level)\*\* has the highest ndcg@10, .* It cannot be told apart from (EASE|level)\.", accuracy)
-    assert "Significantly better than EASE, the best simple row: none; worse: behind." in accuracy
+    assert "Significantly better than EASE, the best simple row: none. Worse: behind." in accuracy
     assert "Not tested, without values of each user: old." in accuracy
     second = [line.split(" | ") for line in unmasked.split("### Cost")[0].splitlines() if line.startswith("| ")]
     assert {row[0].strip("| "): row[letter] for row in second[2:]} == {"EASE": "a", "level": "a", "behind": "a"}
