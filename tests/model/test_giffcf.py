@@ -128,7 +128,11 @@ def slope_of_similarity(seed, positive_start):
         network.item_mixer.hidden.weight[:, 1:] = 0
         network.embedding_time[-1].weight.zero_()
     nothing = torch.zeros(1, 9)
-    slope = torch.autograd.functional.jacobian(lambda c: network(nothing, c, nothing, torch.tensor([1]))[0], nothing)[:, 0]
+
+    def estimate(c):
+        return network(nothing, c, nothing, torch.tensor([1]), network.embed(c))[0]
+
+    slope = torch.autograd.functional.jacobian(estimate, nothing)[:, 0]
     similarity = (network.table @ network.table.T).detach()
     k = (slope * similarity).sum() / similarity.square().sum()
     torch.testing.assert_close(slope, k * similarity)

@@ -87,17 +87,27 @@ class GiffDenoiser(nn.Module):
                 for layer in mixer.children():
                     layer.weight.data.abs_()
 
+    def embed(self, c: torch.Tensor) -> torch.Tensor:
+        """c W / |c|_1, ``[B, width]``: the same at every step of a reverse pass."""
+        return (c / c.abs().sum(1, keepdim=True).clamp(min=1.0)) @ self.table
+
     def forward(
-        self, z: torch.Tensor, c: torch.Tensor, smoothed: torch.Tensor, t: torch.Tensor, codes: torch.Tensor | None = None
+        self,
+        z: torch.Tensor,
+        c: torch.Tensor,
+        smoothed: torch.Tensor,
+        t: torch.Tensor,
+        embedded: torch.Tensor,
+        codes: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """x0_hat ``[B, n]`` from the latent ``z``, the condition ``c`` and ``smoothed`` = c A, all ``[B, n]``, at t ``[B]``.
 
-        ``codes`` takes the table's place for a ``z`` of other columns; see :func:`recbole_diffusion.diffusion.heat.deferred`.
+        ``embedded`` is :meth:`embed` of c. ``codes`` takes the table's place for a ``z`` of other columns; see
+        :func:`recbole_diffusion.diffusion.heat.deferred`.
         """
         step = sinusoidal_embedding(t + 1, TIME_DIM)
-        condition = (c / c.abs().sum(1, keepdim=True).clamp(min=1.0)) @ self.table
         latent = [(z / len(self.table)) @ (self.table if codes is None else codes)] if self.latent else []
-        middle = self.embedding_mixer(*latent, condition, self.embedding_time(step))
+        middle = self.embedding_mixer(*latent, embedded, self.embedding_time(step))
         return self.item_mixer(middle @ self.table.T, c, smoothed, self.item_time(step))
 
 
@@ -146,11 +156,12 @@ class GiffCF(DerivedFromWeights, RowScorer, GeneralRecommender):
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
         """The squared error of x0_hat at a uniform step, summed over items, mean over users."""
         crow, col, val = x = self.rows.sparse(interaction[self.USER_ID])
-        c = crow, col, nn.functional.dropout(val, self.settings.dropout)  # the zeros of a row stay zeros
+        thinned = crow, col, nn.functional.dropout(val, self.settings.dropout)  # the zeros of a row stay zeros
         x_0 = densified(x, self.n_items - 1)
         t = torch.randint(self.settings.steps, (len(x_0),), device=val.device)
         z = self.process.q_sample(x_0, t, self.filter.of_sparse(x)) if self.settings.latent else x_0
-        x0_hat = self.network(z, densified(c, self.n_items - 1), self.filter.of_sparse(c), t)
+        c = densified(thinned, self.n_items - 1)
+        x0_hat = self.network(z, c, self.filter.of_sparse(thinned), t, self.network.embed(c))
         return squared_error(x0_hat, x_0).mean()
 
     @property
@@ -162,10 +173,10 @@ class GiffCF(DerivedFromWeights, RowScorer, GeneralRecommender):
         """Writes the users' scores; see :class:`recbole_diffusion.model.row_scorer.RowScorer`."""
         rows = self.rows.sparse(users)
         x, smoothed = densified(rows, self.n_items - 1), self.filter.of_sparse(rows)
-        codes = self.derived(self.network.parameters(), self._codes)
+        codes, embedded = self.derived(self.network.parameters(), self._codes), self.network.embed(x)
 
         def denoise(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            return _in_parts(self.network(z.flatten(1), x, smoothed, t, codes))
+            return _in_parts(self.network(z.flatten(1), x, smoothed, t, embedded, codes))
 
         grid = time_grid(self.scoring_process, self.settings.sampling_steps)
         z = stepwise(denoise, _in_parts(self.process.prior(x, smoothed)), self.scoring_process, grid)
