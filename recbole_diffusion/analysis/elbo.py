@@ -1,4 +1,4 @@
-"""``recbole-diffusion elbo``: the likelihood terms of a trained DiffRec or DreamRec, in nats.
+"""``recbole-diffusion elbo``: the likelihood of a trained diffusion model, in nats.
 
 The negative ELBO of Ho et al. 2020 (Eq. 5) for the chain with the posterior's variance at every step
 (:func:`recbole_diffusion.diffusion.objective.elbo_terms`). Terms are numbered as in the papers: L_0 the reconstruction,
@@ -15,14 +15,18 @@ What it is of, and what may be compared:
   parts and steps of one model, not two runs. It is the conditional model that is measured, without guidance.
 * L-DiffRec: the latent mean of that row, in nats per user; the encoder is learnt, so what holds for DreamRec's embeddings holds
   here too. The autoencoder's own terms, likelihood and KL, are not part of it.
-* Any: L_0 is minus the logarithm of a density (a Gaussian decoder), not of a probability: it and the total can be
+* These three: L_0 is minus the logarithm of a density (a Gaussian decoder), not of a probability: it and the total can be
   negative, for DiffRec's 0/1 rows above all. A smaller beta_1 alone can lower them without end.
+* MaskDiff, PriorDiff: minus the logarithm of the probability of the target item among all items, given its history. Items are
+  discrete and a single one is asked for, so this is exact and has no terms; it compares runs on the same data, and its
+  exponential is the perplexity. On the training part PriorDiff's prior has counted what is asked for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,18 +54,19 @@ _BATCH_ROWS = 512
 def elbo_of(
     model: torch.nn.Module, data: Any, *, samples: int = 2, rows: int = 1000, seed: int | None = None, progress: bool = False
 ) -> dict[str, Any]:
-    """The likelihood terms of a trained model, by Monte Carlo over x_t.
+    """The likelihood of a trained model: its terms by Monte Carlo over x_t, or of items the exact probability.
 
     A copy of the model computes in float64: DiffRec's weights 1/2 (SNR_{t-1} - SNR_t) reach 1e4. The noise is a function
     of seed, row, draw and t, so that the same call gives the same numbers.
 
     Args:
-        model: a model with ``elbo_batch``: DiffRec, DreamRec. It is left as it is.
+        model: a model with ``elbo_batch`` (DiffRec, DreamRec) or ``log_probabilities`` (MaskDiff, PriorDiff). It is left as
+            it is.
         data: RecBole data loader of the part whose users (DiffRec) or histories and targets (DreamRec) are taken. A user
             without training interactions has no row and is left out.
         samples: draws of x_t for each row and t; with one there is no standard error.
         rows: at most so many rows, picked at random.
-        seed: of rows and noise; None takes the model's.
+        seed: of rows and noise; None takes the model's, or 0 where it draws no noise.
         progress: show a progress bar on standard error, if that is a terminal.
 
     Returns:
@@ -69,7 +74,9 @@ def elbo_of(
         rows_of_part, samples, seed``, the terms ``prior_kl`` (L_T), ``posterior_kl`` (the sum of L_1 .. L_{T-1}),
         ``reconstruction_nll`` (L_0) and ``total``, and ``by_t``: the terms for ``t`` = 0 .. T. A term has ``mean`` over rows,
         ``se``, the standard error that the draws of x_t leave in it for these rows (0 for L_T, which is exact; None with
-        one sample), and ``row_sd``, the standard deviation between rows (None for one row). All in nats per row.
+        one sample), and ``row_sd``, the standard deviation between rows (None for one row). All in nats per row. Of a
+        model with ``log_probabilities``: ``model, dataset, of, unit, items, rows, rows_of_part, seed, perplexity`` and
+        ``total``, without draws and so without ``se``.
 
     Raises:
         SettingsError: a model without likelihood, a part without rows, or a number below 1.
@@ -79,12 +86,15 @@ def elbo_of(
     sequential = model.type == ModelType.SEQUENTIAL
     device = next(model.parameters()).device
     model = copy.deepcopy(model).double().eval()
-    seed = model.noise_seed if seed is None else seed
+    seed = getattr(model, "noise_seed", 0) if seed is None else seed
     part = data._dataset
     all_rows = part if sequential else _users_with_row(model, part)
     if not len(all_rows):
         raise SettingsError(f"dataset {part.dataset_name!r}: the part has no row to compute likelihood terms of")
     chosen = torch.randperm(len(all_rows), generator=torch.Generator().manual_seed(seed))[:rows].sort().values
+    counts = {"rows": len(chosen), "rows_of_part": len(all_rows)}
+    if hasattr(model, "log_probabilities"):
+        return _of_items(model, all_rows, chosen) | counts | {"dataset": part.dataset_name, "seed": seed}
     _, x_0 = model.elbo_batch(all_rows[chosen[:1]].to(device))  # a DiffRec without noise ends here
     dims, steps = x_0.shape[1], model.process.n_steps
     moments = []
@@ -99,9 +109,22 @@ def elbo_of(
     result["of"] = "embedding of the target item, given its history" if sequential else model.likelihood_of
     result["unit"] = "nats per target item" if sequential else "nats per user"
     result |= {"dims": dims, "steps": steps, "decoder_var": float(model.process.betas[0])}
-    result |= {"rows": len(chosen), "rows_of_part": len(all_rows), "samples": samples, "seed": seed}
+    result |= counts | {"samples": samples, "seed": seed}
     result |= {"prior_kl": by_t[-1], "posterior_kl": posterior, "reconstruction_nll": by_t[0], "total": total}
     return result | {"by_t": [{"t": t} | term for t, term in enumerate(by_t)]}
+
+
+def _of_items(model: Any, rows: Any, chosen: Tensor) -> dict[str, Any]:
+    """-log p of the target items of the rows ``chosen``, in nats."""
+    nll = []
+    for batch in chosen.split(_BATCH_ROWS):
+        interaction = rows[batch].to(model.device)
+        log_p = model.log_probabilities(interaction)
+        nll.append(-log_p.gather(1, interaction[model.POS_ITEM_ID][:, None] - 1).squeeze(1).double())
+    values = torch.cat(nll)
+    total = {"mean": float(values.mean()), "row_sd": float(values.std()) if len(values) > 1 else None}
+    result = {"model": type(model).__name__, "of": "the target item, given its history", "unit": "nats per target item"}
+    return result | {"items": model.n_items - 1, "total": total, "perplexity": math.exp(total["mean"] or 0.0)}
 
 
 def check_counts(**counts: int) -> None:
@@ -111,9 +134,13 @@ def check_counts(**counts: int) -> None:
 
 
 def _check_model(model_class: type, name: str) -> None:
-    if not hasattr(model_class, "elbo_batch"):
-        able = [other for other, model in MODELS.items() if hasattr(model.load(), "elbo_batch")]
-        raise SettingsError(f"{name} has no likelihood terms; {', '.join(able)} have")
+    if not _has_likelihood(model_class):
+        able = [other for other, model in MODELS.items() if _has_likelihood(model.load())]
+        raise SettingsError(f"{name} has no likelihood; {', '.join(able)} have")
+
+
+def _has_likelihood(model_class: type) -> bool:
+    return hasattr(model_class, "elbo_batch") or hasattr(model_class, "log_probabilities")
 
 
 def _users_with_row(model: Any, part: Any) -> Interaction:
@@ -162,6 +189,8 @@ def _summaries(means: Tensor, squares: Tensor, samples: int) -> list[dict[str, f
 
 def elbo_table(result: dict[str, Any]) -> str:
     """What :func:`elbo_of` returned, as text: the terms, their sum, and L_t at a few t."""
+    if "perplexity" in result:
+        return _items_table(result)
     steps, by_t = result["steps"], result["by_t"]
     part = f", {result['part']} part" if "part" in result else ""
     terms = [
@@ -185,6 +214,20 @@ def elbo_table(result: dict[str, Any]) -> str:
         listed = sorted({round((steps - 1) ** (i / (_LISTED - 1))) for i in range(_LISTED)})
         lines += ["", f"{'t':<20}{'L_t':<16}{'mean':>14}{'std. error':>12}{'sd of rows':>14}"]
         lines += [f"{t:<20}{'':<16}{_numbers(by_t[t])}" for t in listed]
+    return "\n".join(lines)
+
+
+def _items_table(result: dict[str, Any]) -> str:
+    part = f", {result['part']} part" if "part" in result else ""
+    total = result["total"]
+    lines = [
+        f"{result['model']} on {result['dataset']}{part}: -log p of {result['of']}, exact",
+        f"{result['rows']} of {result['rows_of_part']} rows; {result['items']} items",
+        "",
+        f"{'mean':<14}{number(total['mean']):>14} {result['unit']}",
+        f"{'sd of rows':<14}{number(total['row_sd']):>14}",
+        f"{'perplexity':<14}{number(result['perplexity']):>14} (all items alike: {result['items']})",
+    ]
     return "\n".join(lines)
 
 

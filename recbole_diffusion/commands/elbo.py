@@ -10,8 +10,10 @@ examples:
   recbole-diffusion elbo saved/DiffRec-ml-100k-0123456789.pth
   recbole-diffusion elbo saved/DreamRec-ml-100k-0123456789.pth --part valid --samples 1 --rows 200 --json terms.json
 
+
 DiffRec's totals compare at the same data, split and beta_1; DreamRec's not between runs, whose embeddings differ in size. L_0
-is minus the logarithm of a density: it and the total can be negative.
+is minus the logarithm of a density: it and the total can be negative. MaskDiff's and PriorDiff's probability of the target item
+is exact, and compares between runs on the same data.
 """
 
 
@@ -19,8 +21,9 @@ def add(commands: Any) -> None:
     """Adds the command to the parsers of ``recbole-diffusion``."""
     parser = commands.add_parser(
         "elbo",
-        help="likelihood terms of a trained model",
-        description="Computes the likelihood terms of a trained DiffRec (nats per user) or DreamRec (nats per target item).",
+        help="likelihood of a trained model",
+        description="Computes the likelihood terms of a trained DiffRec (nats per user) or DreamRec (nats per target item), or "
+        "the probability of the target item by MaskDiff or PriorDiff (nats per target item).",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -41,12 +44,15 @@ def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> 
     from recbole_diffusion.benchmark.record import settings_hash, write_record
     from recbole_diffusion.plots.elbo import plot_elbo
     from recbole_diffusion.plots.figure import check_file, new_figure, save
+    from recbole_diffusion.settings import SettingsError
 
     check_counts(samples=options.samples, rows=options.rows)
     if options.plot:
         check_file(options.plot)  # before the work, not after it
         new_figure("")
     config, model, data = load_part(options.checkpoint, options.part, options.trust_pickle)
+    if options.plot and not hasattr(model, "elbo_batch"):
+        raise SettingsError(f"--plot: {config['model']} has no terms by t to draw")
     if options.json:
         with writing(options.json):  # says now if the folder cannot be made
             pass

@@ -3,8 +3,9 @@
 A network predicts x_0, eps or v; ``GaussianDiffusion.denoiser`` makes ``denoise(x_t, t) -> x0_hat`` of it; samplers
 take that and an explicit grid of times. Networks know no betas, samplers no parameterisations, and all noise is handed
 in. ``t`` is 0-based everywhere: code t = 0 is the papers' t = 1 (:mod:`~recbole_diffusion.diffusion.process` says it in
-full). Processes that are not Gaussian have the same few names: ``q_sample``, ``posterior``, ``prior`` for x_T, and ``step``
-from t to s, which ``samplers.stepwise`` repeats.
+full). Processes that are not Gaussian share the names that they have a use for: ``q_sample``, ``posterior`` (the bridge and
+absorbing diffusion), ``prior`` for x_T where that is not noise that is handed in, and ``step`` from t to s, which
+``samplers.stepwise`` repeats. ``PriorDiffusion`` has ``marginal_step`` in its place: it passes on distributions, not draws.
 
 ====================================================================  ==================================================
 equation                                                              where

@@ -14,12 +14,12 @@ from recbole_diffusion.diffusion.flow import check_steps
 
 
 def bridge_levels(steps: int) -> Tensor:
-    """BBDRec's b_t: a line from 1e-4 to 1 - 1e-4, float64 [steps].
+    """BBDRec's b_t: a line from 1e-4 to 1 - 1e-4, float64 [steps]; a single step is the one nearest to the end point.
 
     Raises:
         ValueError: ``steps`` below 1.
     """
-    return torch.linspace(1e-4, 1.0 - 1e-4, check_steps(steps), dtype=torch.float64)
+    return torch.linspace(1.0 - 1e-4, 1e-4, check_steps(steps), dtype=torch.float64).flip(0)
 
 
 class BrownianBridge(DoubleTables):
@@ -81,7 +81,7 @@ class BrownianBridge(DoubleTables):
         return torch.lerp(x_0, end, b) + std * eps
 
     def prior(self, end: Tensor) -> Tensor:
-        """x_T, where the reverse pass starts: the end point itself (BBDRec); b_T is 1, or nearly."""
+        """x_T, where the reverse pass starts: the end point itself (BBDRec); BBDRec's b_T is nearly 1."""
         return end
 
     def posterior(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -125,8 +125,9 @@ def make_betas(
     Args:
         name: a key of ``SCHEDULES``.
         steps: T, at least 1.
-        start: for ``linear`` the first beta, for ``linear-var`` the first variance; the other schedules have no range
-            and leave it unused, so that a settings file may give it whatever the schedule. None: the paper's.
+        start: for ``linear`` the first beta, for ``trunc-linear`` that of a thousand steps, for ``linear-var`` the first
+            variance; the other schedules have no range and leave it unused, so that a settings file may give it whatever
+            the schedule. None: the paper's.
         end: the same for the last step.
         first_beta: replaces beta_1 when given. DiffRec fixes it to 1e-5, lest the first step alone hide the history.
 

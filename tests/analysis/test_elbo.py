@@ -125,6 +125,29 @@ def test_the_command_s_numbers_are_those_of_the_slow_computation(key, checkpoint
     assert listed == list(range(1, T))  # few steps: none is left out
 
 
+@pytest.mark.parametrize("name", ["MaskDiff", "PriorDiff"])
+def test_the_probability_of_an_item_from_the_scores_of_single_histories(name, tmp_path, capsys):
+    """From the scores of single histories, as RecBole asks for them, which are log-probabilities up to a constant."""
+    run = Prepared(name, {"hidden_size": 8, "inner_size": 8, "n_heads": 1, "epochs": 2, "train_batch_size": 64}, tmp_path).fit()
+    checkpoint = run.trainer.saved_model_file
+    assert main(["elbo", checkpoint, "--rows=100000", "--json=elbo.json"]) == 0
+    table, result = capsys.readouterr().out, json.loads(Path("elbo.json").read_text())
+    _, model, _, _, _, test_data = load_data_and_model(checkpoint)
+    nll = []
+    for row in range(len(test_data._dataset)):
+        question = test_data._dataset.inter_feat[[row]]
+        scores = model.eval().full_sort_predict(question).detach().double()[0, 1:]
+        nll.append(float(scores.exp().sum().log() - scores[int(question["item_id"]) - 1]))
+    mean = sum(nll) / len(nll)
+    assert result["rows"] == result["rows_of_part"] == len(nll) and result["items"] == model.n_items - 1
+    assert result["total"]["mean"] == pytest.approx(mean, rel=1e-5)
+    assert result["total"]["row_sd"] == pytest.approx(torch.tensor(nll).double().std().item(), rel=1e-5)
+    assert result["perplexity"] == pytest.approx(math.exp(mean), rel=1e-5)
+    (line,) = (line for line in table.splitlines() if line.startswith("mean "))
+    assert float(line.split()[1]) == pytest.approx(mean, abs=1e-3)
+    assert main(["elbo", checkpoint, "--plot=elbo.png"]) == 2 and "no terms by t" in capsys.readouterr().err
+
+
 def check(term, draws):
     """A term of the result against draws [rows, samples]."""
     mean = draws.mean()
@@ -253,7 +276,7 @@ def test_bad_checkpoints_are_one_line_and_status_2(tmp_path, capsys, checkpoints
         "moved.pth": "unknown dataset 'checkerboard'",
         "misfit.pth": "size mismatch",
         clean: "noise_scale = 0",
-        other: "StockDiffRec has no likelihood terms; DiffRec, TDiffRec, LDiffRec, LTDiffRec, DreamRec have",
+        other: "StockDiffRec has no likelihood; DiffRec, TDiffRec, LDiffRec, LTDiffRec, DreamRec, MaskDiff, PriorDiff have",
     }.items():
         assert main(["elbo", file]) == 2, file
         assert message in one_line(capsys), file
@@ -261,5 +284,5 @@ def test_bad_checkpoints_are_one_line_and_status_2(tmp_path, capsys, checkpoints
 
 def test_no_likelihood_is_said_from_python_too(loaded):
     _, parts = loaded
-    with pytest.raises(SettingsError, match="Linear has no likelihood terms"):
+    with pytest.raises(SettingsError, match="Linear has no likelihood;"):
         elbo_of(torch.nn.Linear(1, 1), parts["test"])

@@ -147,6 +147,17 @@ def test_a_level_of_its_own_at_each_position(rng):
             torch.testing.assert_close(bridge.posterior(own[0], x_t[i, j : j + 1], own[1])[0][0], mean[i, j])
 
 
+@pytest.mark.parametrize("steps", [1, 2, 32])
+def test_the_noisiest_level_is_at_the_end_point_where_the_reverse_pass_starts(steps):
+    levels = bridge_levels(steps)
+    assert float(levels[-1]) == pytest.approx(1 - 1e-4) and len(levels) == steps
+    torch.testing.assert_close(levels + levels.flip(0), torch.ones_like(levels) * float(levels[0] + levels[-1]))
+    x_0, end = torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    bridge = BrownianBridge(levels)
+    x_t = bridge.q_sample(x_0, torch.tensor([steps - 1]), torch.zeros_like(x_0), end)
+    torch.testing.assert_close(x_t, bridge.prior(end), rtol=0, atol=2e-4)
+
+
 @pytest.mark.parametrize("levels", [[], [0.0, 0.5], [0.5, 0.5], [0.5, 0.4], [0.5, 1.1], [math.nan]])
 def test_levels_that_do_not_rise_are_refused(levels):
     with pytest.raises(ValueError, match="levels must"):

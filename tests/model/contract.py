@@ -131,6 +131,11 @@ class ModelContract:
         repeated.update(type(batch)({scored.model.ITEM_ID: items}))
         expected = scored.model.full_sort_predict(batch)[:, 1:3].reshape(-1)
         torch.testing.assert_close(scored.model.predict(repeated), expected, rtol=1e-4, atol=1e-5, check_dtype=False)
+        if hasattr(scored.model, "distinct"):
+            histories, row = scored.model.distinct(repeated)
+            each = histories[scored.model.ITEM_SEQ]
+            assert torch.equal(each[row], repeated[scored.model.ITEM_SEQ])
+            assert len(each) == len({tuple(history) for history in each.tolist()})
 
     def test_sampled_evaluation(self, tmp_path):
         """RecBole's sampled evaluator, on a model that is not trained: the target among itself and 5 others."""

@@ -69,11 +69,36 @@ def test_the_ease_filter_is_ease(tmp_path):
     torch.testing.assert_close(run.model.filter(run.model.rows.dense(users)), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_scores_are_the_paper_s_loop(tmp_path):
+def ease(X, reg_weight):
+    """Steck 2019, Eq. 8; not symmetric."""
+    P = np.linalg.inv(X.T @ X + reg_weight * np.eye(X.shape[1]))
+    B = -P / np.diag(P)
+    np.fill_diagonal(B, 0)
+    return B
+
+
+def low_passed(X):
+    A = adjacency(X)
+    V = np.linalg.eigh(A)[1][:, -2:]
+    return (A + 0.3 * V @ V.T) / 1.3
+
+
+@pytest.mark.parametrize(
+    ("settings", "dense_items", "matrix"),
+    [
+        ({}, 10_000, adjacency),
+        ({}, 10, adjacency),
+        ({"ideal_weight": 0.3, "ideal_cutoff": 2}, 10_000, low_passed),
+        ({"ideal_weight": 0.3, "ideal_cutoff": 2}, 10, low_passed),
+        ({"filter": "ease", "reg_weight": 2.0}, 10_000, lambda X: ease(X, 2.0)),
+    ],
+)
+def test_scores_are_the_paper_s_loop(settings, dense_items, matrix, tmp_path, monkeypatch):
     """Algorithm 2, with the denoiser written out entry by entry in float64."""
-    run = Prepared("GiffCF", FAST | {"embedding_size": 4}, tmp_path)
+    monkeypatch.setattr("recbole_diffusion.model.item_filter.DENSE_ITEMS", dense_items)
+    run = Prepared("GiffCF", FAST | {"embedding_size": 4} | settings, tmp_path)
     model, X = run.model.eval(), rows_of(run)
-    A, n = adjacency(X), X.shape[1]
+    A, n = matrix(X), X.shape[1]
     weights = {name: value.detach().double().numpy() for name, value in model.network.named_parameters()}
     swish = lambda v: v / (1 + np.exp(-v))  # noqa: E731
 
@@ -120,13 +145,18 @@ def test_time_weights_are_t_ease_s(tmp_path):
     assert torch.equal(run.model.rows.val, expected.val) and len(expected.val.unique()) > 2
 
 
-def slope_of_similarity(seed, positive_start):
-    """k of c -> k c W W^T, the path of c through the embeddings W, by differentiation at 0; the other paths are closed."""
+def slope_of_similarity(seed, positive_start, step):
+    """k of c -> k c W W^T, the path of c through the embeddings W, by differentiation at 0; the other paths are closed.
+
+    Unless ``step``, the step's embedding is closed, too. With it, swish's slopes differ by item, and k is their best fit.
+    """
     torch.manual_seed(seed)
     network = GiffDenoiser(9, 4, positive_start=positive_start)
     with torch.no_grad():
-        network.item_mixer.hidden.weight[:, 1:] = 0
-        network.embedding_time[-1].weight.zero_()
+        network.item_mixer.hidden.weight[:, 1:3] = 0
+        if not step:
+            network.embedding_time[-1].weight.zero_()
+            network.item_time[-1].weight.zero_()
     nothing = torch.zeros(1, 9)
 
     def estimate(c):
@@ -135,14 +165,21 @@ def slope_of_similarity(seed, positive_start):
     slope = torch.autograd.functional.jacobian(estimate, nothing)[:, 0]
     similarity = (network.table @ network.table.T).detach()
     k = (slope * similarity).sum() / similarity.square().sum()
-    torch.testing.assert_close(slope, k * similarity)
+    if not step:
+        torch.testing.assert_close(slope, k * similarity)
     return float(k)
 
 
 def test_a_positive_start_has_similar_items_pull_each_other_up():
-    chance, positive = ([slope_of_similarity(seed, start) for seed in range(20)] for start in (False, True))
+    chance, positive = ([slope_of_similarity(seed, start, step=False) for seed in range(20)] for start in (False, True))
     assert min(chance) < 0 < max(chance)
     assert min(positive) > 0 and max(positive) >= max(chance)
+
+
+def test_a_step_s_embedding_turns_a_positive_start_at_most_rarely():
+    k = torch.tensor([[slope_of_similarity(seed, start, step=True) for seed in range(50)] for start in (False, True)])
+    chance, positive = (k > 0).double().mean(1)
+    assert 0.3 < chance < 0.7 and positive > 0.95
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,9 @@ from recbole_diffusion.model.interaction_rows import InteractionRows
 from recbole_diffusion.model.item_filter import (
     DenseFilter,
     FactorFilter,
+    SparseRows,
     degree_normalised,
+    densified,
     top_right_vectors,
 )
 from recbole_diffusion.model.row_scorer import RowScorer
@@ -80,7 +82,7 @@ class BSPM(RowScorer, GeneralRecommender):
 
     def score_rows(self, users: torch.Tensor, out: torch.Tensor) -> None:
         """Writes the users' scores; see :class:`recbole_diffusion.model.row_scorer.RowScorer`."""
-        out[:] = self.filter(self.rows.dense(users))
+        out[:] = self.filter.of_sparse(self.rows.sparse(users))
 
 
 def _matrix_form(matrix: scipy.sparse.csr_matrix, settings: BSPMSettings) -> DenseFilter:
@@ -111,8 +113,9 @@ class _SparseForm(nn.Module):
             self.register_buffer("vectors", vectors, persistent=False)
             self.register_buffer("root", _root_degrees(matrix).float(), persistent=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Scores ``[B, n]`` of rows ``[B, n]``."""
+    def of_sparse(self, rows: SparseRows) -> torch.Tensor:
+        """Scores ``[B, n]`` of rows in CSR form."""
+        x = densified(rows, self.blur.factor.shape[1])
         s, y = self.settings, self.blur(x)
         if s.ideal_weight == 0:
             return _sharpen(y, self.blur, s)

@@ -71,9 +71,10 @@ class GiffDenoiser(nn.Module):
         width: of the item embeddings.
         latent: whether the denoiser sees z at all; False leaves an autoencoder of c (the official ``wo_latent``).
         positive_start: whether the mixers' weights begin as their absolute values. Linearised at 0, the path of c through the
-            table W is c -> k c W W^T / |c|_1, with k a sum of products of the mixers' weights. W W^T is positive semidefinite:
-            where chance makes k negative, similar items can only push each other down, and training shrinks W until it has
-            turned the mixers' signs.
+            table W is c -> k c W W^T / |c|_1, with k a sum of products of the mixers' weights, times swish's slopes. W W^T is
+            positive semidefinite: where chance makes k negative, similar items can only push each other down, and training
+            shrinks W until it has turned the mixers' signs. The slopes are positive unless the step's embedding, an input of
+            both mixers, brings one below -1.28, which is rare.
     """
 
     def __init__(self, n_items: int, width: int, latent: bool = True, positive_start: bool = False) -> None:
@@ -125,7 +126,7 @@ class GiffCF(DerivedFromWeights, RowScorer, GeneralRecommender):
     WWW 2019), so that the denoiser is conditioned on the strongest simple model's scores x B, and the reverse pass starts from
     them: F_T(x) = x B for ``smoothing_strength: 1``. B's eigenvalues are not in [0, 1], and F_t no longer smooths, but nothing
     of training or scoring needs that. With ``time-aware`` a user's items are weighted in time order (T-EASE's and T-DiffRec's
-    weights), and the weighted row takes x's place everywhere.
+    weights), and the weighted row takes x's place everywhere but in A.
 
     ``positive_start`` is ours, too: as published, chance decides whether the denoiser begins with the wrong sign of similarity,
     on a plateau that some seeds leave late (see :class:`GiffDenoiser`).
@@ -173,7 +174,8 @@ class GiffCF(DerivedFromWeights, RowScorer, GeneralRecommender):
         """Writes the users' scores; see :class:`recbole_diffusion.model.row_scorer.RowScorer`."""
         rows = self.rows.sparse(users)
         x, smoothed = densified(rows, self.n_items - 1), self.filter.of_sparse(rows)
-        codes, embedded = self.derived(self.network.parameters(), self._codes), self.network.embed(x)
+        codes = self.derived(self.network.parameters(), self._codes) if self.settings.latent else None
+        embedded = self.network.embed(x)
 
         def denoise(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             return _in_parts(self.network(z.flatten(1), x, smoothed, t, embedded, codes))

@@ -51,6 +51,16 @@ class CausalRecommender(SequentialRecommender):
         """Encoded histories ``[B, d]``."""
         return self.encode_last(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
 
+    def distinct(self, interaction: Any) -> tuple[Any, torch.Tensor]:
+        """Rows with each history of ``interaction`` once, and for every row ``[B]`` which of them is its own.
+
+        RecBole's sampled evaluation repeats a history for each of its candidates.
+        """
+        rows = torch.unique(interaction[self.ITEM_SEQ], dim=0, return_inverse=True)[1]
+        place = torch.arange(len(rows), device=rows.device)
+        first = torch.full_like(place, len(rows)).scatter_reduce(0, rows, place, "amin")[: int(rows.max()) + 1]
+        return interaction[first.cpu()], rows
+
     def positions(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What a training batch has to predict, whichever kind of batch it is.
 

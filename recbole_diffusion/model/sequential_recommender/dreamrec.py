@@ -22,7 +22,7 @@ from recbole_diffusion.model.accelerate import accelerate
 from recbole_diffusion.model.derived import DerivedFromWeights
 from recbole_diffusion.model.diagnostics import collapse
 from recbole_diffusion.model.item_cross_entropy import item_cross_entropy
-from recbole_diffusion.model.sequential_recommender.generated import HistoryKeys, first_of_each
+from recbole_diffusion.model.sequential_recommender.generated import HistoryKeys
 from recbole_diffusion.model.sequential_recommender.next_item import EmbeddingScorer
 from recbole_diffusion.model.sequential_recommender.official_encoder import OfficialEncoder
 from recbole_diffusion.model.sequential_recommender.transformer import (
@@ -205,18 +205,9 @@ class DreamRec(DerivedFromWeights, EncodesByTransformer, EmbeddingScorer):
         network = classifier_free(self.network, self.condition(interaction), self.no_history, 0.0)
         return self.process.denoiser(network, self.settings.mean_type), self.item_embedding(interaction[self.POS_ITEM_ID])
 
-    def predict(self, interaction: Any) -> torch.Tensor:
-        """Scores of (history, item) pairs ``[B]``. Each distinct history is generated once."""
-        first, inverse = first_of_each(self._keys(interaction))
-        query = self.query(interaction[first.cpu()])[inverse]
-        return (query * self.item_embedding(interaction[self.ITEM_ID])).sum(1)
-
-    def _keys(self, interaction: Any) -> torch.Tensor:
-        return self.keys(self._latest(interaction)[0])
-
     def noise_of(self, interaction: Any) -> Noise:
         """The noise of a batch's histories, a function of each history and the seed."""
-        return keyed_noise(self._keys(interaction), self.noise_seed)
+        return keyed_noise(self.keys(self._latest(interaction)[0]), self.noise_seed)
 
     @torch.no_grad()
     def query(self, interaction: Any) -> torch.Tensor:

@@ -47,8 +47,10 @@ class FMRec(DenoisingRecommender):
     x_1 is the mean of the T estimates; one pass, the first of them, is the same up to O(``lambda_noise``) (``sampler:
     one_pass``; ``diagnostics()``).
 
-    Departures from the official code: those of :class:`~.diffurec.DiffuRec`. In the reconstruction the history's items and all
-    others weigh the same half each, and the decoder reads the last item's position: "balanced" and the layer are read so here.
+    Departures from the official code: those of :class:`~.diffurec.DiffuRec`, but for the initial item embeddings, whose
+    standard deviation is the official 1 here too, and for the noise, which is drawn once, at the start. In the
+    reconstruction the history's items and all others weigh the same half each, and the decoder reads the last item's
+    position: "balanced" and the layer are read so here.
     ``train_positions``: as of DiffuRec, ``last`` is the paper's way; ``all`` is not, and has no reconstruction.
     """
 

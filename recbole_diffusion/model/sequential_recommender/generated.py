@@ -42,14 +42,10 @@ class GeneratedQuery(EmbeddingScorer):
 
     @torch.no_grad()
     def query(self, interaction: Any) -> torch.Tensor:
-        """What every item's embedding is multiplied with ``[B, d]``. Each distinct history is generated once."""
+        """What every item's embedding is multiplied with ``[B, d]``."""
         items, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         items = items[:, : max(int(length.max()), 1)]
-        keys = self.keys(items)
-        first, inverse = first_of_each(keys)
-        if len(first) == len(keys):
-            return self.generate(items, length, keys, self.settings.sampler)
-        return self.generate(items[first], length[first], keys[first], self.settings.sampler)[inverse]
+        return self.generate(items, length, self.keys(items), self.settings.sampler)
 
     @torch.no_grad()
     def diagnostics(self) -> dict[str, float]:
@@ -73,13 +69,6 @@ class GeneratedQuery(EmbeddingScorer):
             "one_pass_same_top10": float(top.gather(1, one.topk(k).indices).float().mean()),
             **collapse(table),
         }
-
-
-def first_of_each(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where each distinct key is first, ``[D]``, and for every key ``[N]`` which of these it is, ``[N]``."""
-    distinct, inverse = torch.unique(keys, return_inverse=True)
-    position = torch.arange(len(keys), device=keys.device)
-    return position.new_full(distinct.shape, len(keys)).scatter_reduce(0, inverse, position, "amin"), inverse
 
 
 class HistoryKeys(nn.Module):

@@ -83,6 +83,11 @@ class MaskDiff(EmbeddingScorer):
         items, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         return self.encode_last(items[:, : max(int(length.max()), 1)], length)
 
+    @torch.no_grad()
+    def log_probabilities(self, interaction: Any) -> torch.Tensor:
+        """log of the distribution of the next item over items 1, 2, ..., ``[B, n_items - 1]``."""
+        return (self.query(interaction) @ self.item_embedding.weight[1:].T).log_softmax(1)
+
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
         """The estimate of the negative ELBO per item, mean over sequences."""
         items, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]

@@ -54,8 +54,9 @@ class EmbeddingScorer(CausalRecommender):
         return scores, rows + 1  # item 0 is padding
 
     def predict(self, interaction: Any) -> torch.Tensor:
-        """Scores of history-item pairs ``[B]``."""
-        return (self.query(interaction) * self.item_embedding(interaction[self.ITEM_ID])).sum(1)
+        """Scores of history-item pairs ``[B]``; each history is encoded once, however many items are asked for."""
+        histories, row = self.distinct(interaction)
+        return (self.query(histories)[row] * self.item_embedding(interaction[self.ITEM_ID])).sum(1)
 
 
 class NextItemRecommender(EmbeddingScorer):

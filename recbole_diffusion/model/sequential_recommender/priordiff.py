@@ -150,8 +150,9 @@ class PriorDiff(EncodesByTransformer, CausalRecommender):
         return interaction[PLACE][row] + column
 
     @torch.no_grad()
-    def log_probabilities(self, interaction: Any, n_steps: int) -> torch.Tensor:
-        """log of the reverse pass's distribution of items 1, 2, ..., ``[B, n_items - 1]``."""
+    def log_probabilities(self, interaction: Any, n_steps: int | None = None) -> torch.Tensor:
+        """log of the distribution of items 1, 2, ... after ``n_steps`` (None: ``sampler_steps``), ``[B, n_items - 1]``."""
+        n_steps = n_steps or self.settings.sampler_steps
         items, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         products, p = self.products(self.condition(interaction)).float(), self.prior(items, length)
         log_p = p.log()
@@ -170,12 +171,13 @@ class PriorDiff(EncodesByTransformer, CausalRecommender):
 
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
         """Scores ``[B, n_items]``: log-probabilities; the padding item's is -inf."""
-        scores = self.log_probabilities(interaction, self.settings.sampler_steps)
+        scores = self.log_probabilities(interaction)
         return nn.functional.pad(scores, (1, 0), value=-torch.inf)
 
     def predict(self, interaction: Any) -> torch.Tensor:
-        """Scores of history-item pairs ``[B]``."""
-        return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
+        """Scores of history-item pairs ``[B]``; each history is scored once, however many items are asked for."""
+        histories, row = self.distinct(interaction)
+        return self.full_sort_predict(histories)[row, interaction[self.ITEM_ID]]
 
     @torch.no_grad()
     def diagnostics(self) -> dict[str, float]:
