@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import statistics
 from collections import defaultdict
@@ -119,26 +120,32 @@ class Board:
     def varied(self) -> dict[str, dict[str, list[Record]]]:
         """By setting, and by row, the runs that differ in this number alone, of three values or more.
 
-        A row's further ways to score count as runs. Where the values are those of several rows, the first one names them.
+        A row's further ways to score count as runs. Where the values are those of several rows, the first one names them; where
+        none is a row's own, what else the ways change.
         """
         runs = [
-            (entry.name, record, number == 0)
+            (entry.name, variant, way)
             for entry in self.entries.values()
-            for of_seed in entry.records
-            for number, record in enumerate(variants(of_seed))
+            for record in entry.records
+            for variant, way in zip(variants(record), [{}, *record.get("test_also", [])], strict=True)
         ]
         keys = dict.fromkeys(key for entry in self.entries.values() for key in [*entry.keys, *entry.scoring_keys])
         found: dict[str, dict[str, list[Record]]] = {}
         for key in keys:
-            groups: dict[str, list[tuple[str, Record, bool]]] = defaultdict(list)
-            for name, record, own in runs:
+            groups: dict[str, list[tuple[str, Record]]] = defaultdict(list)
+            names: dict[str, str] = {}
+            for name, record, way in runs:
                 if is_number(record["settings"].get(key)):
                     others = {other: value for other, value in _settings(record).items() if other not in (key, "test_also")}
-                    groups[json.dumps([record["model"], others], sort_keys=True)].append((name, record, own))
+                    group = json.dumps([record["model"], others], sort_keys=True)
+                    groups[group].append((name, record))
+                    changed = {other: value for other, value in way.get("settings", {}).items() if other != key}
+                    of_way = ", ".join([name, *(f"{other} = {value}" for other, value in changed.items())])
+                    names[group] = names.get(group, of_way) if way else groups[group][0][0]
             lines = {
-                group[0][0]: [record for _, record, _ in group]
-                for group in groups.values()
-                if len({record["settings"][key] for _, record, _ in group}) > 2 and any(own for _, _, own in group)
+                names[group]: [record for _, record in members]
+                for group, members in groups.items()
+                if len({record["settings"][key] for _, record in members}) > 2
             }
             if lines:
                 found[key] = lines
@@ -236,6 +243,12 @@ def _page_of_spec(spec: Spec, records: Sequence[Record], folder: Path) -> Page:
         entries = {}
         for row in (row for row in spec.rows if row.dataset == dataset):
             seeds = [record for record in of_row[row.name] if record["benchmark"]["role"] == "seed"]
+            for one, other in itertools.pairwise(seeds):
+                if one["seed"] == other["seed"]:
+                    raise SettingsError(
+                        f"{folder}: row {row.name!r} of {spec.name} has two records of seed {one['seed']}, "
+                        f"{one['settings_hash']} and {other['settings_hash']}; delete the one of settings that were changed"
+                    )
             if seeds:
                 trials = searched.get(row.name) or _grid(row, of_row[row.name])
                 entries[row.name] = Entry(row.name, seeds, [*row.settings, *row.tune], sorted(trials, key=_valid, reverse=True))

@@ -39,6 +39,8 @@ def index_text(pages: Sequence[Page], ranked: bool) -> str:
             value = spread(board.entries[best].scores(board.metric))
             of_simple = f"{simple}, {spread(board.entries[simple].scores(board.metric))}" if simple else ""
             alike = listed(level) or "none" if letter else "?"
+            untested = [name for name in order if letter and name not in tests.letters]
+            alike += f"; not tested: {listed(untested)}" if untested else ""
             rows.append([f"[{page.name}]({page.name}.md)", board.heading, board.metric, best, value, letter, alike, of_simple])
             if again := command(board.entries[best].records[0]):
                 commands.append(f"# {page.name}, {board.heading}: {best}\n{again}")
@@ -61,15 +63,17 @@ def ranks_text(pages: Sequence[Page]) -> str:
         "# Mean ranks",
         "",
         "Made by `recbole-diffusion report`; do not edit. Rank 1 is the best test metric on a board; rows that are on",
+        "all boards of a group are ranked. Rows whose mean ranks differ by less than the critical difference (Nemenyi, 5 %)",
+        "cannot be told apart by their ranks.",
     ]
-    lines += [
-        "all boards of a group are ranked. Rows whose mean ranks differ by less than the critical difference (Nemenyi, 5 %)"
-    ]
-    lines += ["cannot be told apart by their ranks; with few boards that is nearly all of them."]
     for name, (boards, ranks) in sorted(found.items()):
         lines += ["", f"## {name}", "", f"Boards: {', '.join(f'{board.heading} ({board.metric})' for board in boards)}."]
-        friedman = "" if ranks.friedman_p is None else f" Friedman's test that all are alike: p = {ranks.friedman_p:.3f}."
-        lines += [f"Critical difference: {ranks.critical_difference:.2f}.{friedman}", ""]
+        said = f"Critical difference: {ranks.critical_difference:.2f}."
+        if ranks.critical_difference > len(ranks.means) - 1:
+            said += f" No two ranks can be that far apart: by ranks on {len(boards)} boards, no rows can be told apart."
+        elif ranks.friedman_p is not None:
+            said += f" Friedman's test that all are alike: p = {ranks.friedman_p:.3f}."
+        lines += [said, ""]
         rows = sorted(ranks.means.items(), key=lambda row: row[1])
         lines += table(["row", "mean rank"], [[row, f"{mean:.2f}"] for row, mean in rows])
         lines += ["", f"![{name}: mean ranks]({FOLDER}/{ranks_picture(name)}.svg)"]

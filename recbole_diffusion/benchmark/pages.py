@@ -20,8 +20,9 @@ _HEAD = """\
 Made by `recbole-diffusion report` from `results/runs/`; do not edit. Values are test metrics: the mean over seeds +- half its
 95 % t-interval, where there are several. `valid` is the metric that chose the epoch, and the settings of a tuned row. Recall@k
 divides by the number of a user's test items, NDCG@k by the best list of k items. Rows that share a `letter` cannot be told
-apart; `p` is against the row that is named. Both are of paired two-sided t-tests over users, of differences averaged over
-seeds, with Holm's adjustment (all pairs for letters, all rows for p; error level 5 %). Published rows are quoted, not run."""
+apart; `p` is against the row that is named. Both are of two-sided t-tests of the mean difference, paired over users, with users
+and seeds both as samples; what a row of one seed would do with another is not in them. Holm's adjustment is for all pairs
+(letters) or for all rows (p), so the two may differ; error level 5 %. Published rows are quoted, not run."""
 
 _CURVE_AT = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200)
 
@@ -154,7 +155,8 @@ def _verdict(board: Board, tests: Significance, masking: str = "") -> list[str]:
     untested = [name for name in order if name not in tests.letters]
     if best in tests.letters:
         level = [name for name in order[1:] if {*tests.letters[best]} & {*tests.letters.get(name, "")}]
-        said += f" It cannot be told apart from {listed(level)}." if level else " It is significantly ahead of every other row."
+        ahead_of = "every other tested row" if untested else "every other row"
+        said += f" It cannot be told apart from {listed(level)}." if level else f" It is significantly ahead of {ahead_of}."
     for reference, p_values in tests.p_values.items():
         mean = statistics.mean(scores[reference])
         ahead = [name for name, p in p_values.items() if p < LEVEL and statistics.mean(scores[name]) > mean]

@@ -1,4 +1,4 @@
-"""Intervals over seeds, paired tests over users, and ranks over boards. Plain numbers in, plain numbers out."""
+"""Intervals over seeds, paired tests over users and seeds, and ranks over boards. Plain numbers in, plain numbers out."""
 
 from __future__ import annotations
 
@@ -23,11 +23,36 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
     return mean, float(stats.t.ppf(1 - LEVEL / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
 
 
-def paired_p(difference: np.ndarray) -> float:
-    """The two-sided p-value of a paired t-test: is the mean difference of the users, ``[users]``, zero?"""
-    if not np.any(difference):
-        return 1.0
-    return float(stats.ttest_1samp(difference, 0.0).pvalue) if np.ptp(difference) > 0 else 0.0
+def paired_p(difference: np.ndarray, *between_seeds: tuple[float, int]) -> float:
+    """The two-sided p-value of a t-test: is the mean difference of the users, ``[users]``, zero?
+
+    Paired over users; with ``between_seeds``, users and seeds are both a sample (Clark, J. Verbal Learning and Verbal Behavior
+    1973: quasi-F): the variances add up, with the degrees of freedom of Welch and Satterthwaite.
+
+    Args:
+        difference: of each user, ``[users]``, mean over seeds.
+        between_seeds: what :func:`variance_between_seeds` found for either row, or for their difference.
+    """
+    parts = [(float(np.var(difference, ddof=1)) / len(difference), len(difference) - 1), *between_seeds]
+    variance = sum(part for part, _ in parts)
+    mean = float(np.mean(difference))
+    if variance == 0:
+        return 1.0 if mean == 0 else 0.0
+    freedom = variance**2 / sum(part**2 / freedom for part, freedom in parts)
+    return float(2 * stats.t.sf(abs(mean) / math.sqrt(variance), freedom))
+
+
+def variance_between_seeds(values: np.ndarray) -> tuple[float, int]:
+    """What seeds add to the variance of the mean of ``[seeds, users]``, and its degrees of freedom.
+
+    The variance of the seeds' means, less what users who meet each seed's luck on their own put there, which the variance over
+    users has already (two-way analysis of variance without replication); at least 0. Two seeds or more.
+    """
+    n_seeds, n_users = values.shape
+    of_seed = values.mean(1)
+    rest = values - of_seed[:, None] - values.mean(0) + of_seed.mean()
+    interaction = np.square(rest).sum() / ((n_seeds - 1) * (n_users - 1)) / n_users
+    return max(0.0, float(of_seed.var(ddof=1) - interaction)) / n_seeds, n_seeds - 1
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -61,7 +86,8 @@ class Comparison:
     """Paired tests between the rows of a board.
 
     The difference of two rows is taken for each user and averaged over seeds. Where the split is another for each seed, only
-    seeds that both rows have are used; otherwise each row has its own.
+    seeds that both rows have are used, and differences vary over them; otherwise each row has its own, and varies over them.
+    What a row with a single seed would do with another is not known, and not tested.
 
     Args:
         rows: at least one.
@@ -70,7 +96,9 @@ class Comparison:
     def __init__(self, rows: Mapping[str, Runs]) -> None:
         self.rows = rows
         self._split_by_seed = any(len(set(runs.splits.values())) > 1 for runs in rows.values())
-        self._means = {name: np.mean(list(runs.values.values()), axis=0) for name, runs in rows.items() if _alike(runs)}
+        alike = {name: np.stack([*runs.values.values()]) for name, runs in rows.items() if _alike(runs)}
+        self._means = {name: values.mean(0) for name, values in alike.items()}
+        self._seeds = {name: _between(values) for name, values in alike.items()}
 
     def difference(self, a: str, b: str) -> np.ndarray:
         """``a`` minus ``b`` for each user, ``[users]``, mean over seeds.
@@ -78,6 +106,20 @@ class Comparison:
         Raises:
             ValueError: their users differ, or they have no seed in common.
         """
+        return self._differences(a, b).mean(0)
+
+    def p_value(self, a: str, b: str) -> float:
+        """The unadjusted p-value of two rows; :func:`paired_p`.
+
+        Raises:
+            ValueError: see :meth:`difference`.
+        """
+        differences = self._differences(a, b)
+        seeds = _between(differences) if self._split_by_seed else [*self._seeds[a], *self._seeds[b]]
+        return paired_p(differences.mean(0), *seeds)
+
+    def _differences(self, a: str, b: str) -> np.ndarray:
+        """``[seeds, users]``; a single row of means where the rows' seeds have nothing in common."""
         first, second = self.rows[a], self.rows[b]
         seeds = [seed for seed in first.values if seed in second.values] if self._split_by_seed else [*first.values]
         if not seeds:
@@ -86,8 +128,8 @@ class Comparison:
         if len({*(first.users[seed] for seed in seeds), *(second.users[seed] for seed in others)}) > 1:
             raise ValueError(f"{a} and {b} were tested on different users")
         if not self._split_by_seed:
-            return self._means[a] - self._means[b]
-        return np.mean([first.values[seed] - second.values[seed] for seed in seeds], axis=0)
+            return (self._means[a] - self._means[b])[None]
+        return np.stack([first.values[seed] - second.values[seed] for seed in seeds])
 
     def against(self, baseline: str) -> dict[str, float]:
         """Holm-adjusted p-value of every other row against one.
@@ -96,7 +138,7 @@ class Comparison:
             ValueError: see :meth:`difference`.
         """
         others = [name for name in self.rows if name != baseline]
-        return dict(zip(others, holm([paired_p(self.difference(name, baseline)) for name in others]), strict=True))
+        return dict(zip(others, holm([self.p_value(name, baseline) for name in others]), strict=True))
 
     def letters(self, best_first: Sequence[str]) -> dict[str, str]:
         """Rows that share a letter cannot be told apart: all pairs are tested, Holm-adjusted.
@@ -108,8 +150,12 @@ class Comparison:
             ValueError: see :meth:`difference`.
         """
         pairs = list(itertools.combinations(best_first, 2))
-        adjusted = holm([paired_p(self.difference(*pair)) for pair in pairs])
+        adjusted = holm([self.p_value(*pair) for pair in pairs])
         return letters(best_first, (pair for pair, p in zip(pairs, adjusted, strict=True) if p < LEVEL))
+
+
+def _between(values: np.ndarray) -> list[tuple[float, int]]:
+    return [variance_between_seeds(values)] if len(values) > 1 else []
 
 
 def _alike(runs: Runs) -> bool:

@@ -17,15 +17,16 @@ Rows = Mapping[str, Sequence[dict[str, Any]]]
 
 
 def plot_accuracy_and_cost(title: str, rows: Rows, metric: str) -> Figure:
-    """Draws each row's test metric, mean and range over seeds, against the time for a user's scores.
+    """Draws each row's test metric, mean and range over seeds, against the time for a user's scores; names stand at the right.
 
     Args:
         title: of the picture.
         rows: what to draw; a row without ``scoring_ms``, which old records lack, is left out.
         metric: such as ``ndcg@10``.
     """
-    figure, axes = new_figure(title, width=8, height=5)
+    figure, axes = new_figure(title, width=9, height=max(5, 0.22 * len(rows)))
     axis = axes[0, 0]
+    points: dict[str, tuple[float, float]] = {}
     families = dict.fromkeys(GROUPS)
     for name, records in rows.items():
         if any(record.get("scoring_ms") is None for record in records):
@@ -40,8 +41,16 @@ def plot_accuracy_and_cost(title: str, rows: Rows, metric: str) -> Figure:
             label=None if families.get(family) else family,
         )  # fmt: skip
         families[family] = bar
-        axis.annotate(name, (cost, mean), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        points[name] = cost, mean
     axis.set(xscale="log", xlabel="milliseconds for the scores of one test row", ylabel=f"{metric} on test")
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high)
+    heights = _apart([(y - low) / (high - low) for _, y in points.values()], min(0.045, 1 / max(len(points), 1)))
+    for (name, point), height in zip(points.items(), heights, strict=True):
+        axis.annotate(
+            name, point, xytext=(1.03, height), textcoords="axes fraction", fontsize=8, verticalalignment="center",
+            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "grey", "relpos": (0, 0.5)},
+        )  # fmt: skip
     if axis.get_legend_handles_labels()[0]:
         axis.legend(fontsize=8)
     return figure
@@ -89,7 +98,8 @@ def plot_setting(title: str, rows: Rows, setting: str, metrics: Sequence[str]) -
             (line,) = axis.plot(values, [statistics.mean(of_value) for of_value in found], label=name)
             for value, of_value in zip(values, found, strict=True):
                 axis.plot([value] * len(of_value), of_value, ".", color=line.get_color())
-        axis.set(xlabel=setting, ylabel=f"{metric} on test", xscale=_scale(by_row))
+        axis.set(xlabel=setting, ylabel=f"{metric} on test")
+        _set_scale(axis, sorted({value for by_value in by_row.values() for value in by_value}))
         axis.legend(fontsize=8)
     return figure
 
@@ -123,10 +133,25 @@ def scored_epochs(record: Mapping[str, Any]) -> dict[int, float]:
     return {entry["epoch"] + 1: entry["valid_score"] for entry in record["curve"] if "valid_score" in entry}
 
 
-def _scale(by_row: Mapping[str, Mapping[float, Any]]) -> str:
-    """Logarithmic where positive values span more than a factor of 30; a zero among them needs the mixed scale."""
-    values = {value for by_value in by_row.values() for value in by_value}
+def _set_scale(axis: Any, values: Sequence[float]) -> None:
+    """A tick at each of the sorted values; logarithmic where positive ones span more than a factor of 30, linear around a 0."""
     positive = [value for value in values if value > 0]
-    if not positive or max(positive) <= 30 * min(positive):
-        return "linear"
-    return "log" if len(positive) == len(values) else "symlog"
+    if positive and max(positive) > 30 * min(positive):
+        if len(positive) == len(values):
+            axis.set_xscale("log")
+        else:
+            axis.set_xscale("symlog", linthresh=min(positive))
+        axis.set_xticks(values, [f"{value:g}" for value in values])
+        axis.set_xticks([], minor=True)
+
+
+def _apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Heights in [0, 1], moved up and then down as little as puts ``gap`` between them; their order stays."""
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    placed, below = list(heights), -gap
+    for i in order:
+        below = placed[i] = max(heights[i], below + gap)
+    above = 1 + gap
+    for i in reversed(order):
+        above = placed[i] = min(placed[i], above - gap)
+    return placed

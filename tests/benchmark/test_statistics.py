@@ -9,7 +9,17 @@ import pytest
 from scipy import stats
 
 from recbole_diffusion.benchmark import statistics
-from recbole_diffusion.benchmark.statistics import LEVEL, Comparison, Runs, holm, letters, mean_interval, mean_ranks, paired_p
+from recbole_diffusion.benchmark.statistics import (
+    LEVEL,
+    Comparison,
+    Runs,
+    holm,
+    letters,
+    mean_interval,
+    mean_ranks,
+    paired_p,
+    variance_between_seeds,
+)
 
 
 def runs(values, users="u", split="s"):
@@ -21,10 +31,10 @@ def runs(values, users="u", split="s"):
     )
 
 
-def model(rng, quality, seeds=3, users=1500):
-    """Hits of users who are easy or hard, and easier by ``quality`` for this model."""
+def model(rng, quality, seeds=3, users=1500, luck=0.0):
+    """Hits of users who are easy or hard, easier by ``quality`` for this model, and for each of its seeds by its ``luck``."""
     easy = np.random.default_rng(0).uniform(0.1, 0.5, users)
-    return (rng.random((seeds, users)) < easy + quality).astype(float)
+    return (rng.random((seeds, users)) < easy + quality + luck * rng.standard_normal((seeds, 1))).astype(float)
 
 
 def test_doctests():
@@ -61,13 +71,34 @@ def test_a_difference_that_is_there_is_found_and_its_sign_does_not_matter():
     assert comparison.letters(["best", "same", "worse"]) == {"best": "a", "same": "a", "worse": "b"}
 
 
-def test_equal_models_are_told_apart_no_more_often_than_the_level_says():
+def test_what_seeds_add_by_the_analysis_of_variance():
+    """Two ways without replication: the mean squares of seeds and of the rest, whose expectations differ by the seeds' own."""
+    values = np.array([[1.0, 2.0, 6.0], [2.0, 5.0, 8.0]])  # seeds' means 3 and 5, users' 1.5, 3.5, 7, of all 4
+    of_seeds = 3 * ((3 - 4) ** 2 + (5 - 4) ** 2) / 1
+    left = values - np.array([[3.0], [5.0]]) - np.array([1.5, 3.5, 7.0]) + 4
+    of_rest = (left**2).sum() / 2
+    assert variance_between_seeds(values) == (pytest.approx((of_seeds - of_rest) / 3 / 2), 1)
+    assert variance_between_seeds(np.array([[0.0, 1.0], [1.0, 0.0]])) == (0.0, 1)  # no seed is better
+
+
+def test_with_seeds_alone_it_is_welch_s_test():
+    """All users alike: what is left is the test between the means of seeds."""
+    a, b = np.array([0.1, 0.3, 0.2, 0.4]), np.array([0.5, 0.6, 0.9])
+    rows = {"a": runs(np.tile(a[:, None], 50)), "b": runs(np.tile(b[:, None], 50))}
+    expected = stats.ttest_ind(a, b, equal_var=False).pvalue
+    assert Comparison(rows).p_value("a", "b") == pytest.approx(expected) and 0.001 < expected < 0.1
+
+
+@pytest.mark.parametrize("luck", [0.0, 0.01])
+def test_equal_models_are_told_apart_no_more_often_than_the_level_says(luck):
+    """Whether their seeds are alike or not: the same model, other seeds."""
     n = 400
     rng = np.random.default_rng(2)
-    boards = [{"a": runs(model(rng, 0.2)), "b": runs(model(rng, 0.2))} for _ in range(n)]
+    boards = [{name: runs(model(rng, 0.2, luck=luck)) for name in "ab"} for _ in range(n)]
     found = sum(Comparison(board).against("a")["b"] < LEVEL for board in boards)
-    low, high = stats.binom.interval(0.999, n, LEVEL)
-    assert low <= found <= high
+    assert 0.2 * LEVEL * n < found <= stats.binom.interval(0.999, n, LEVEL)[1]
+    of_users = sum(paired_p(Comparison(board).difference("a", "b")) < LEVEL for board in boards)
+    assert luck == 0 or of_users > 2 * LEVEL * n  # a test over users alone takes a lucky seed for a better model
 
 
 def test_among_many_equal_rows_a_false_letter_is_as_rare():

@@ -32,6 +32,14 @@ def test_each_row_is_a_point_with_its_range():
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["diffusion", "simple"]
 
 
+def test_names_beside_points_that_are_close_do_not_overlap_and_keep_their_order():
+    rows = {name: [record("EASE", 1, score)] for name, score in {"c": 0.3, "a": 0.1, "b": 0.1001, "d": 0.3}.items()}
+    (axis,) = plot_accuracy_and_cost("board", rows, "ndcg@10").axes
+    height = {text.get_text(): text.xyann[1] for text in axis.texts}
+    assert [name for name, _ in sorted(height.items(), key=lambda item: item[1])] == ["a", "b", "c", "d"]
+    assert height["b"] - height["a"] >= 0.04 and height["d"] - height["c"] >= 0.04 and 0 <= height["a"] < height["d"] <= 1
+
+
 def test_courses_are_means_over_the_seeds_that_reached_an_epoch():
     (axis,) = plot_courses("board", {"DreamRec": ROWS["DreamRec"], "kNN": ROWS["kNN"]}).axes
     mean, *rings = axis.lines
@@ -59,6 +67,8 @@ def test_a_setting_is_drawn_against_accuracy_and_coverage(values, scale):
     assert accuracy.lines[0].get_xydata().tolist() == means
     assert coverage.lines[0].get_ydata().tolist() == [pytest.approx(10 * y.expected) for _, y in means]
     assert accuracy.get_xscale() == scale
+    if scale != "linear":
+        assert [label.get_text() for label in accuracy.get_xticklabels()] == [f"{value:g}" for value in values]
 
 
 def test_the_command_draws_a_setting_and_refuses_what_is_not_there(tmp_path, capsys):
