@@ -107,8 +107,11 @@ class Bench:
                 record = read_record(task.record)
                 search.add(len(trials), tried, "complete", record["curve"], valid_score(record))
                 self._say_made(row, task)
-            elif status == STOPPED and task.stopped.exists():
-                left = json.loads(task.stopped.read_text(encoding="utf-8"))
+            elif status == STOPPED:
+                try:
+                    left = json.loads(task.stopped.read_text(encoding="utf-8"))
+                except FileNotFoundError:
+                    continue  # another process has added it
                 search.add(len(trials), tried, left["end"], left["curve"], None)
                 task.stopped.unlink(missing_ok=True)
                 self._progress.add(row)
@@ -117,7 +120,7 @@ class Bench:
                 log = self._say_failed(task, status)
                 search.add(len(trials), tried, "failed", [], None)
                 self._progress.add(row)
-            elif status != STOPPED:
+            else:
                 return [self._say_failed(task, status)]
         self.plan.write_trials()
         return [log] if log is not None and search.best(search.trials()) is None else []

@@ -20,7 +20,7 @@ from recbole_diffusion.settings import SettingsError
 
 Record = dict[str, Any]
 
-SIMPLE = ("Pop", "ItemKNN", "EASE", "SequentialKNN")
+SIMPLE = ("Pop", "ItemKNN", "EASE", "TEASE", "SequentialKNN")
 """Models whose rows are the simple ones where a specification names none."""
 
 # What says where a run takes place and what it is called says nothing about a row.
@@ -88,7 +88,7 @@ class Board:
     """Rows that are compared with each other.
 
     Attributes:
-        heading: the data set, or the protocol where the page is a data set's.
+        heading: the data set, with the block of its rows if they have one; the protocol where the page is a data set's.
         entries: by name, in the page's order.
         metrics: columns.
         folder: of the records.
@@ -239,9 +239,9 @@ def _page_of_spec(spec: Spec, records: Sequence[Record], folder: Path) -> Page:
         of_row[record["benchmark"]["row"]].append(record)
     searched = _searched(folder / f"{spec.name}.trials.jsonl")
     boards = []
-    for dataset in dict.fromkeys(row.dataset for row in spec.rows):
+    for heading, dataset, block in dict.fromkeys((row.board, row.dataset, row.block) for row in spec.rows):
         entries = {}
-        for row in (row for row in spec.rows if row.dataset == dataset):
+        for row in (row for row in spec.rows if row.board == heading):
             seeds = [record for record in of_row[row.name] if record["benchmark"]["role"] == "seed"]
             for one, other in itertools.pairwise(seeds):
                 if one["seed"] == other["seed"]:
@@ -253,11 +253,11 @@ def _page_of_spec(spec: Spec, records: Sequence[Record], folder: Path) -> Page:
                 trials = searched.get(row.name) or _grid(row, of_row[row.name])
                 entries[row.name] = Entry(row.name, seeds, [*row.settings, *row.tune], sorted(trials, key=_valid, reverse=True))
         if entries:
-            published = spec.published.get(dataset, [])
+            published = spec.published.get(heading, [])
             simple = spec.simple or [name for name, entry in entries.items() if entry.model in SIMPLE]
             metrics = _present(spec.metrics[dataset], entries, published)
-            note = spec.notes.get(dataset, "")
-            boards.append(Board(dataset, entries, metrics, folder, simple, published, note, spec.ranks))
+            note, ranks = spec.notes.get(heading, ""), None if block else spec.ranks
+            boards.append(Board(heading, entries, metrics, folder, simple, published, note, ranks))
     return Page(spec.name, spec.title, spec.about, boards, list(records))
 
 

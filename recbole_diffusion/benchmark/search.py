@@ -71,7 +71,8 @@ class Search:
         study = self._optuna.create_study(direction=self._direction, sampler=sampler)  # in memory
         study.add_trials(trials)
         if self._combinations is not None:
-            study.enqueue_trial(self._stored(self._combinations[len(trials)]))
+            tried = [trial.params for trial in trials]
+            study.enqueue_trial(next(one for one in map(self._stored, self._combinations) if one not in tried))
         elif not trials:
             study.enqueue_trial(self._stored({key: self._default[key] for key in self.row.tune if self._may_be_tried(key)}))
         with warnings.catch_warnings():

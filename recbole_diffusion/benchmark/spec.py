@@ -14,7 +14,7 @@ from recbole_diffusion.property_files import names_in, properties_dir, read_yaml
 from recbole_diffusion.registry import MODELS, closest, stock_models
 from recbole_diffusion.settings import SettingsError
 
-_ROW_KEYS = {"row", "model", "dataset", "seeds", "space", "settings", "tune", "search"}
+_ROW_KEYS = {"row", "model", "dataset", "block", "seeds", "space", "settings", "tune", "search"}
 _SPEC_KEYS = {"title", "metrics", "seeds", "about", "notes", "search", "rows", "published", "simple", "ranks"}
 _RANGE_KEYS = {"low", "high", "log", "step"}
 
@@ -39,6 +39,7 @@ class Row:
     Attributes:
         name: of the row, unique on the page.
         model, dataset: as for ``recbole-diffusion run``.
+        block: what sets it apart from the data set's other rows, such as another input; rows are compared within a block.
         seeds: of the runs.
         settings: what differs from the model's defaults.
         tune: candidates by setting: a list, or a range, ``{low, high}`` with ``log`` or ``step``. The combination that is best
@@ -53,6 +54,12 @@ class Row:
     settings: dict[str, Any]
     tune: dict[str, Any]
     search: Budget | None
+    block: str = ""
+
+    @property
+    def board(self) -> str:
+        """The heading of its board."""
+        return f"{self.dataset}, {self.block}" if self.block else self.dataset
 
     def trials(self) -> Iterator[dict[str, Any]]:
         """Settings of every combination of the candidates, which are lists."""
@@ -86,9 +93,9 @@ class Spec:
         name: of the file, and of the page ``results/<name>.md``.
         title, about: heading and introduction.
         metrics: columns by data set, such as ``recall@20``.
-        notes: text by data set.
+        notes: text by board: the data set, or ``data set, block``.
         rows: in the page's order.
-        published: by data set, mappings of ``row``, ``source`` and metrics.
+        published: by board, mappings of ``row``, ``source`` and metrics.
         simple: names of the simple rows, the best of which all others are tested against; none: those of simple models.
         ranks: name of the boards that this page's boards are ranked together with (``results/ranks.md``); None: not ranked.
     """
@@ -184,6 +191,7 @@ def _row(content: dict[str, Any], spec: dict[str, Any], file: str) -> Row:
         settings=base["settings"] | (content.get("settings") or {}),
         tune=tune,
         search=search,
+        block=str(content.get("block", "")),
     )
 
 

@@ -159,6 +159,21 @@ def test_ways_to_score_that_differ_in_one_number_from_each_other_but_not_from_th
     assert name == "A, sampler = ddim" and [run["settings"]["w"] for run in runs] == [0, 2, 4]
 
 
+def test_a_block_of_rows_is_a_board_of_its_own(tested):
+    """The best of all is in a block: it is compared with nobody outside it, and has its own note and published row."""
+    spec = yaml.safe_load((tested / "runs" / "page.yaml").read_text())
+    spec["rows"][0]["block"] = spec["rows"][2]["block"] = "order read"
+    published = [{"row": "theirs", "ndcg@10": 1, "source": "s"}]
+    more = {"notes": {"toy, order read": "Read."}, "published": {"toy, order read": published}}
+    (tested / "runs" / "page.yaml").write_text(yaml.safe_dump(spec | more))
+    boards = {board.heading: board for board in read_pages(tested)[0].boards}
+    block = boards.pop("toy, order read")
+    assert [(heading, list(board.entries)) for heading, board in boards.items()] == [("toy", ["level", "old"])]
+    assert (list(block.entries), block.note) == (["EASE", "behind"], "Read.")
+    assert block.significance().letters == {"EASE": "a", "behind": "b"} and len(block.published) == 1
+    assert "| [page](page.md) | toy, order read | ndcg@10 | EASE |" in make_pages(tested)["README.md"]
+
+
 def test_a_row_with_two_records_of_a_seed_is_refused(tmp_path, capsys):
     """A row whose settings have changed must not be a mean over old and new ones."""
     old, new = (record("A", 1, 0.1, 0.1, settings_hash=name) for name in ("of-old", "of-new"))

@@ -77,6 +77,19 @@ def test_few_combinations_are_tried_whole(tmp_path):
     assert search.best(search.trials()) == {"a": 2, "b": [8]}  # the first of equal ones
 
 
+def test_a_search_that_is_given_more_trials_misses_no_combination_and_repeats_none(tmp_path):
+    tune, default = {"a": [1, 2, 3], "b": [1, 2, 3]}, {"a": 3, "b": 3}
+    asked = []
+    for trials in (4, 9):  # first drawn, then tried whole
+        search = search_of(tmp_path, {"trials": trials}, tune, default)
+        while not search.ended(found := search.trials()):
+            asked.append(search.ask(found))
+            search.add(len(found), asked[-1], "complete", curve(0.0), 0.0)
+    first = {(tried["a"], tried["b"]) for tried in asked[:4]}
+    rest = [(tried["a"], tried["b"]) for tried in asked[4:]]
+    assert len(asked) == 9 and len(set(rest)) == 5 and not first & set(rest)
+
+
 def test_time_ends_a_search_once_there_is_a_trial_to_choose(tmp_path):
     search = search_of(tmp_path, {"trials": 9, "minutes": 0.5}, bigger=False)
     for number, (end, valid) in enumerate([("failed", None), ("complete", 0.7), ("pruned", None), ("complete", 0.4)]):
