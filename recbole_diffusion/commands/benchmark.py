@@ -22,7 +22,7 @@ examples:
   recbole-diffusion benchmark reproduction --data_path dataset --only "EASE"
   nohup recbole-diffusion benchmark reproduction --data_path dataset --results results &
   recbole-diffusion benchmark next-item-ml-100k --seeds 1
-  recbole-diffusion benchmark families-ml-100k --jobs 4 --ray 10.0.0.1:6379
+  recbole-diffusion benchmark general-ml-100k --jobs 4 --ray 10.0.0.1:6379
 
 Records go to RESULTS/runs/, one file per run; pages are made from them. Interrupt or kill it and start it again as you like:
 runs end with it, and go on from their last epoch. Start it twice, in the same folders, and the two share the work.

@@ -47,7 +47,8 @@ def _run(options: argparse.Namespace, rest: list[str], arguments: list[str]) -> 
     wrong = stale(options.results)
     for name in wrong:
         print(
-            f"{options.results / name} is not what {options.results / 'runs'} says; make it again without --check",
+            f"{options.results / name} is not what {options.results / 'runs'} says; "
+            "make it again without --check, or delete it if no record makes it",
             file=sys.stderr,
         )
     return 1 if wrong else 0
