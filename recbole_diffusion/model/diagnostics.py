@@ -22,3 +22,14 @@ def collapse(embeddings: torch.Tensor) -> dict[str, float]:
         "mean_cosine": float((unit.sum(0).square().sum() - n) / (n * max(n - 1, 1))),
         "median_norm": float(embeddings.norm(dim=1).median()),
     }
+
+
+def change_of_scores(one: torch.Tensor, whole: torch.Tensor) -> tuple[float, float]:
+    """What one pass changes of the scores ``[B, n]`` of all steps: the largest difference, and how much of the top stays.
+
+    Returns:
+        The largest absolute difference of a score; the share of the ten best items that stay among the ten best.
+    """
+    k = min(10, one.shape[1])
+    top = torch.zeros_like(whole, dtype=torch.bool).scatter_(1, whole.topk(k).indices, True)
+    return float((one - whole).abs().max()), float(top.gather(1, one.topk(k).indices).float().mean())

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -126,6 +128,20 @@ def test_scores_are_the_paper_s_loop(settings, dense_items, matrix, tmp_path, mo
         z = F(estimate, t - 1) + 0.5 * (z - F(estimate, t))
     scores = model.full_sort_predict({"user_id": torch.arange(1, model.n_users)})
     torch.testing.assert_close(scores[:, 1:], torch.from_numpy(z).float(), rtol=1e-4, atol=1e-5)
+
+
+def test_diagnostics_compare_a_single_pass_with_all_steps(tmp_path):
+    run = Prepared("GiffCF", FAST | {"epochs": 20}, tmp_path).fit()
+    users, model = torch.arange(1, run.model.n_users), run.model.eval()
+    found, scores = model.diagnostics(), {}
+    for steps in (1, 3):
+        model.settings = dataclasses.replace(model.settings, sampling_steps=steps)
+        scores[steps] = model.full_sort_predict({"user_id": users})[:, 1:]
+    one, whole = ([{*of_user.topk(10).indices.tolist()} for of_user in scores[steps]] for steps in (1, 3))
+    kept = [len(a & b) for a, b in zip(one, whole, strict=True)]
+    assert found["one_pass_score_difference"] == pytest.approx(float((scores[1] - scores[3]).abs().max()), rel=1e-4) != 0
+    assert found["one_pass_same_top10"] == pytest.approx(sum(kept) / len(kept) / 10)
+    assert found["score_spread"] == pytest.approx(float(scores[3].std(1).median()), rel=1e-4)
 
 
 def test_the_sparse_filter_is_the_dense_one(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from recbole_diffusion.model.diagnostics import collapse
+from recbole_diffusion.model.diagnostics import change_of_scores, collapse
 from recbole_diffusion.model.sequential_recommender.next_item import EmbeddingScorer
 
 _SAMPLE = 256  # training histories that diagnostics are computed on
@@ -60,13 +60,12 @@ class GeneratedQuery(EmbeddingScorer):
         items = items[:, : max(int(length.max()), 1)]
         table = self.item_embedding.weight[1:]
         one, loop = (self.generate(items, length, self.keys(items), way) @ table.T for way in ("one_pass", "loop"))
-        k = min(10, one.shape[1])
-        top = torch.zeros_like(loop, dtype=torch.bool).scatter_(1, loop.topk(k).indices, True)
+        difference, same = change_of_scores(one, loop)
         self.train(training)
         return {
-            "one_pass_score_difference": float((one - loop).abs().max()),
+            "one_pass_score_difference": difference,
             "score_spread": float(loop.std(1).median()),
-            "one_pass_same_top10": float(top.gather(1, one.topk(k).indices).float().mean()),
+            "one_pass_same_top10": same,
             **collapse(table),
         }
 

@@ -11,6 +11,7 @@ from torch import nn
 from recbole_diffusion.diffusion.prior import PriorDiffusion
 from recbole_diffusion.diffusion.samplers import time_grid
 from recbole_diffusion.model.accelerate import accelerate
+from recbole_diffusion.model.diagnostics import change_of_scores
 from recbole_diffusion.model.item_cross_entropy import item_cross_entropy
 from recbole_diffusion.model.sequential_recommender.causal import PLACE, TARGETS, CausalRecommender
 from recbole_diffusion.model.sequential_recommender.priors import PRIORS, NextItemPrior, draw
@@ -189,13 +190,9 @@ class PriorDiff(EncodesByTransformer, CausalRecommender):
         training = self.training
         self.eval()
         one, all_ = (self.log_probabilities(self.sample.to(self.device), n) for n in (1, self.settings.steps))
-        k = min(10, one.shape[1])
-        top = torch.zeros_like(all_, dtype=torch.bool).scatter_(1, all_.topk(k).indices, True)
+        difference, same = change_of_scores(one, all_)
         self.train(training)
-        found = {
-            "one_shot_score_difference": float((one - all_).abs().max()),
-            "one_shot_same_top10": float(top.gather(1, one.topk(k).indices).float().mean()),
-        }
+        found = {"one_shot_score_difference": difference, "one_shot_same_top10": same}
         if self.multiple is not None:
             found |= {"prior_multiple_first": float(self.multiple[0]), "prior_multiple_last": float(self.multiple[-1])}
         return found
