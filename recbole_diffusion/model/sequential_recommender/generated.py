@@ -42,10 +42,11 @@ class GeneratedQuery(EmbeddingScorer):
 
     @torch.no_grad()
     def query(self, interaction: Any) -> torch.Tensor:
-        """What every item's embedding is multiplied with ``[B, d]``."""
-        items, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        """What every item's embedding is multiplied with ``[B, d]``. Each distinct history is generated once."""
+        histories, row = self.distinct(interaction)
+        items, length = histories[self.ITEM_SEQ], histories[self.ITEM_SEQ_LEN]
         items = items[:, : max(int(length.max()), 1)]
-        return self.generate(items, length, self.keys(items), self.settings.sampler)
+        return self.generate(items, length, self.keys(items), self.settings.sampler)[row]
 
     @torch.no_grad()
     def diagnostics(self) -> dict[str, float]:
