@@ -122,9 +122,10 @@ def _of_items(model: Any, rows: Any, chosen: Tensor) -> dict[str, Any]:
         log_p = model.log_probabilities(interaction)
         nll.append(-log_p.gather(1, interaction[model.POS_ITEM_ID][:, None] - 1).squeeze(1).double())
     values = torch.cat(nll)
-    total = {"mean": float(values.mean()), "row_sd": float(values.std()) if len(values) > 1 else None}
+    mean = float(values.mean())
+    total = {"mean": mean, "row_sd": float(values.std()) if len(values) > 1 else None}
     result = {"model": type(model).__name__, "of": "the target item, given its history", "unit": "nats per target item"}
-    return result | {"items": model.n_items - 1, "total": total, "perplexity": math.exp(total["mean"] or 0.0)}
+    return result | {"items": model.n_items - 1, "total": total, "perplexity": math.exp(mean)}
 
 
 def check_counts(**counts: int) -> None:

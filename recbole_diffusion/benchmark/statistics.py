@@ -119,7 +119,7 @@ class Comparison:
         return paired_p(differences.mean(0), *seeds)
 
     def _differences(self, a: str, b: str) -> np.ndarray:
-        """``[seeds, users]``; a single row of means where the rows' seeds have nothing in common."""
+        """``[seeds, users]``; with one split for all seeds a single row, of the rows' means."""
         first, second = self.rows[a], self.rows[b]
         seeds = [seed for seed in first.values if seed in second.values] if self._split_by_seed else [*first.values]
         if not seeds:

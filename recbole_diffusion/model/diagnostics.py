@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+SAMPLE = 256  # training histories, or users, that two ways to score are compared on
+
 
 def collapse(embeddings: torch.Tensor) -> dict[str, float]:
     """How far embeddings ``[n, d]`` have shrunk to a point or a line, from their directions and their lengths.

@@ -17,7 +17,7 @@ from recbole_diffusion.diffusion.objective import squared_error
 from recbole_diffusion.diffusion.samplers import stepwise, time_grid
 from recbole_diffusion.model.accelerate import accelerate
 from recbole_diffusion.model.derived import DerivedFromWeights
-from recbole_diffusion.model.diagnostics import change_of_scores
+from recbole_diffusion.model.diagnostics import SAMPLE, change_of_scores
 from recbole_diffusion.model.interaction_rows import InteractionRows
 from recbole_diffusion.model.item_filter import (
     DenseFilter,
@@ -33,7 +33,6 @@ from recbole_diffusion.model.row_scorer import RowScorer
 from recbole_diffusion.settings import Settings, SettingsError, setting
 
 TIME_DIM = 20  # width of the step's embedding
-_SAMPLE = 256  # users that diagnostics are computed on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +185,7 @@ class GiffCF(DerivedFromWeights, RowScorer, GeneralRecommender):
         training = self.training
         self.eval()
         users = self.rows.occupied()
-        users = users[torch.linspace(0, len(users) - 1, min(len(users), _SAMPLE)).long()]
+        users = users[torch.linspace(0, len(users) - 1, min(len(users), SAMPLE)).long()]
         one, whole = (torch.empty(len(users), self.n_items - 1, device=self.device) for _ in range(2))
         self._score_in(1, users, one)
         self.score_rows(users, whole)

@@ -56,9 +56,9 @@ class CausalRecommender(SequentialRecommender):
 
         RecBole's sampled evaluation repeats a history for each of its candidates.
         """
-        rows = torch.unique(interaction[self.ITEM_SEQ], dim=0, return_inverse=True)[1]
+        each, rows = torch.unique(interaction[self.ITEM_SEQ], dim=0, return_inverse=True)
         place = torch.arange(len(rows), device=rows.device)
-        first = torch.full_like(place, len(rows)).scatter_reduce(0, rows, place, "amin")[: int(rows.max()) + 1]
+        first = place.new_full((len(each),), len(rows)).scatter_reduce(0, rows, place, "amin")
         return interaction[first.cpu()], rows
 
     def positions(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from recbole_diffusion.model.diagnostics import change_of_scores, collapse
+from recbole_diffusion.model.diagnostics import SAMPLE, change_of_scores, collapse
 from recbole_diffusion.model.sequential_recommender.next_item import EmbeddingScorer
-
-_SAMPLE = 256  # training histories that diagnostics are computed on
 
 
 class GeneratedQuery(EmbeddingScorer):
@@ -26,7 +24,7 @@ class GeneratedQuery(EmbeddingScorer):
         super().__init__(config, dataset)
         self.noise_seed = config["seed"]
         self.keys = HistoryKeys(self.max_seq_length)
-        rows = dataset[torch.linspace(0, len(dataset) - 1, min(len(dataset), _SAMPLE)).long()]
+        rows = dataset[torch.linspace(0, len(dataset) - 1, min(len(dataset), SAMPLE)).long()]
         self.sample = rows[self.ITEM_SEQ], rows[self.ITEM_SEQ_LEN]
 
     @abstractmethod

@@ -11,7 +11,7 @@ from torch import nn
 from recbole_diffusion.diffusion.prior import PriorDiffusion
 from recbole_diffusion.diffusion.samplers import time_grid
 from recbole_diffusion.model.accelerate import accelerate
-from recbole_diffusion.model.diagnostics import change_of_scores
+from recbole_diffusion.model.diagnostics import SAMPLE, change_of_scores
 from recbole_diffusion.model.item_cross_entropy import item_cross_entropy
 from recbole_diffusion.model.sequential_recommender.causal import PLACE, TARGETS, CausalRecommender
 from recbole_diffusion.model.sequential_recommender.priors import PRIORS, NextItemPrior, draw
@@ -22,8 +22,6 @@ from recbole_diffusion.model.sequential_recommender.transformer import (
     init_normal,
 )
 from recbole_diffusion.settings import SettingsError, setting
-
-_SAMPLE = 256  # training histories that diagnostics are computed on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +97,7 @@ class PriorDiff(EncodesByTransformer, CausalRecommender):
             raise SettingsError(
                 "train_positions = 'last': rows that are given do not say where in a sequence they are; use all"
             )
-        rows = dataset[torch.linspace(0, len(dataset) - 1, min(len(dataset), _SAMPLE)).long()]
+        rows = dataset[torch.linspace(0, len(dataset) - 1, min(len(dataset), SAMPLE)).long()]
         self.sample = type(rows)({field: rows[field] for field in (self.ITEM_SEQ, self.ITEM_SEQ_LEN)})
         accelerate(config, self.encoder)
 
